@@ -1,0 +1,55 @@
+# One door to everything. Every target shares one .venv, which is made when it is missing.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# Without a GPU, plain pip on Linux would bring gigabytes of CUDA; PyTorch's own index has the CPU build.
+TORCH_INDEX := $(shell command -v nvidia-smi >/dev/null 2>&1 || echo --extra-index-url https://download.pytorch.org/whl/cpu)
+
+.PHONY: help setup setup-dev format check test extended slow docs demo clean
+
+help:  ## show this list
+	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/:.*  ## /|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error  Python 3.11 or newer is needed, $(PYTHON) is older."; echo "hint   make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.core: constraints.txt pyproject.toml | $(VENV)/bin/python
+	@echo "installing dreamer into $(VENV) (some minutes the first time) ..."
+	$(PIP) install -q -c constraints.txt torch $(TORCH_INDEX)
+	$(PIP) install -q -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.dev: constraints.txt pyproject.toml | $(VENV)/.core
+	@echo "installing what tests and checks need into $(VENV) ..."
+	$(PIP) install -q -c constraints.txt -e '.[dev]'
+	@touch $@
+
+setup: $(VENV)/.core  ## make .venv and install dreamer
+setup-dev: $(VENV)/.dev
+
+format: setup-dev  ## format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+check: setup-dev  ## lint, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: setup-dev  ## the default tests (under 4 minutes on 2 cores)
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+extended: setup-dev  ## crash tests, suites, long round trips (under 25 minutes)
+	$(BIN)/python -m pytest -m extended -n 2 --dist loadfile
+
+slow: setup-dev  ## learning and soak tests, by hand (hours)
+	$(BIN)/python -m pytest -m slow
+
+clean:  ## remove .venv and caches
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,132 @@
+"""Actor and critic, learnt on dreams and on replayed states."""
+
+from typing import Any, NamedTuple
+
+import torch
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from dreamer_cli.behaviour.actor_gradients import ACTOR_GRADIENTS, ReinforceConfig
+from dreamer_cli.behaviour.returns import lambda_return, replay_return, step_weights
+from dreamer_cli.nets.copies import move_slowly, slow_copy
+from dreamer_cli.nets.heads import ActorConfig, HeadConfig
+from dreamer_cli.nets.normalizers import RETURN_SCALES, PercentileConfig
+from dreamer_cli.registry import STRICT, slot
+from dreamer_cli.shapes import Float
+from dreamer_cli.spaces import ActionPart
+from dreamer_cli.structs import Batch
+from dreamer_cli.world.model import Dream
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class BehaviourConfig:
+    """How to act, and how to learn it.
+
+    horizon: steps of a dream. discount_horizon: gamma = 1 - 1/discount_horizon. contdisc: the continue head's
+    chances contain gamma, so dreams need no other. lam: the λ of λ-returns. entropy: weight of the actor's
+    entropy (nats). slow_rate: share of the critic that moves into its slow copy at each update; slow_weight:
+    how much the critic is drawn to that copy.
+    """
+
+    horizon: int = 15
+    discount_horizon: float = 333.0
+    contdisc: bool = True
+    lam: float = 0.95
+    entropy: float = 3e-4
+    slow_rate: float = 0.02
+    slow_weight: float = 1.0
+    actor: ActorConfig = ActorConfig()
+    critic: HeadConfig = HeadConfig(layers=3)
+    actor_gradient: slot("behaviour.actor_gradient", ACTOR_GRADIENTS) = ReinforceConfig()  # type: ignore[valid-type]
+    return_scale: slot("behaviour.return_scale", RETURN_SCALES) = PercentileConfig()  # type: ignore[valid-type]
+
+    @property
+    def gamma(self) -> float:
+        """Discount of one record."""
+        return 1 - 1 / self.discount_horizon
+
+    @property
+    def cont_scale(self) -> float:
+        """What the continue head learns to say of a record that goes on."""
+        return self.gamma if self.contdisc else 1.0
+
+
+class Learnt(NamedTuple):
+    """Losses by name, the λ-returns of the dreams (N H), and metrics."""
+
+    losses: dict[str, Tensor]
+    ret: Tensor
+    metrics: dict[str, Tensor]
+
+
+class ActorCritic(nn.Module):
+    """Actor, critic, its slow copy, and the scale of returns."""
+
+    def __init__(self, cfg: BehaviourConfig, feat: int, action: tuple[ActionPart, ...]) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.actor = cfg.actor.build(feat, action)
+        self.critic = cfg.critic.build(feat)
+        self.slow_critic = slow_copy(self.critic)
+        self.return_scale: Any = cfg.return_scale.build()
+        self.actor_gradient: Any = cfg.actor_gradient.build()
+
+    def act(self, feat: Float[Tensor, "*lead F"], noise: Float[Tensor, "*lead A"]) -> Float[Tensor, "*lead A"]:
+        """A sampled action."""
+        return self.actor(feat).sample(noise)
+
+    def imagined(self, dream: Dream) -> Learnt:
+        """Losses of actor and critic on dreams. Nothing of it reaches the world model.
+
+        Source: Dreamer V3, Eqs. 6, 7, 11 and 12.
+        """
+        cfg = self.cfg
+        gamma = 1.0 if cfg.contdisc else cfg.gamma
+        feat = dream.feat.detach()
+        critic = self.critic(feat)
+        value = critic.mean.detach()
+        cont = dream.cont.detach()
+        ret = lambda_return(dream.reward[:, 1:], dream.cont[:, 1:], value[:, 1:], gamma=gamma, lam=cfg.lam)
+        weight = step_weights(cont[:, :-1], gamma=gamma)
+
+        self.return_scale.update(ret)
+        adv = (ret - value[:, :-1]) / self.return_scale.scale
+        policy = self.actor(feat[:, :-1])
+        entropy = policy.entropy()
+        objective = self.actor_gradient(policy, dream.action[:, :-1], ret, adv)
+        losses = {
+            "actor": -weight * (objective + cfg.entropy * entropy),
+            "critic": weight * self._critic_loss(critic[:, :-1], feat[:, :-1], ret),
+        }
+        with torch.no_grad():
+            metrics = {
+                "entropy/actor": entropy.mean(),
+                "return/imagined": ret.mean(),
+                "return/scale": self.return_scale.scale.clone(),
+                "return/value": value.mean(),
+                "return/advantage": adv.abs().mean(),
+                "return/reward": dream.reward.mean(),
+                "return/cont": cont.mean(),
+            }
+        return Learnt(losses, ret.detach(), metrics)
+
+    def replayed(self, feat: Float[Tensor, "B T F"], batch: Batch, boot: Float[Tensor, "B T"]) -> dict[str, Tensor]:
+        """The critic's loss on real rewards (B T-1). Its gradient does reach the world model, through feat.
+
+        boot: the imagined return of each record's state. Source: Dreamer V3 (2024), "replay critic loss".
+        """
+        ret = replay_return(
+            batch.reward, batch.is_last, batch.is_terminal, boot, gamma=self.cfg.gamma, lam=self.cfg.lam
+        )
+        inside = (~batch.is_last[:, :-1]).to(feat.dtype)
+        return {"replay_critic": inside * self._critic_loss(self.critic(feat[:, :-1]), feat[:, :-1], ret)}
+
+    def _critic_loss(self, critic: Any, feat: Tensor, ret: Tensor) -> Tensor:
+        """Distance to the returns, and to the slow critic's own opinion of the same states."""
+        with torch.no_grad():
+            slow = self.slow_critic(feat).mean
+        return critic.loss(ret.detach()) + self.cfg.slow_weight * critic.loss(slow)
+
+    def after_update(self) -> None:
+        """Move the slow critic; called once the optimiser has stepped."""
+        move_slowly(self.slow_critic, self.critic, self.cfg.slow_rate)

@@ -1,0 +1,184 @@
+"""`dreamer train`: its options, and nothing else."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from dreamer_cli.cli.options import (
+    MAX_SEED,
+    EnvKwarg,
+    cadence,
+    choice,
+    complete_from,
+    count,
+    duration,
+    option,
+    parse_image_size,
+    place,
+    preset_names,
+    real,
+    run_names,
+)
+from dreamer_cli.cli.session import Session
+from dreamer_cli.errors import UsageError, closest
+from dreamer_cli.report import Result
+from dreamer_cli.requests import RESUME, SIZES, TrainRequest
+
+WHAT, HOW, WHERE, WATCH, MACHINE = "What to train", "How", "Run directory", "Looking on", "Machine"
+LOGS = ("tensorboard", "wandb")
+
+
+def parse_logs(text: str) -> list[str]:
+    """The sinks of `--log tensorboard,wandb`.
+
+    Raises:
+        UsageError: an unknown one.
+    """
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in LOGS:
+            raise UsageError(f"--log knows no {name!r}.", hint=closest(name, LOGS) + f"Known: {', '.join(LOGS)}.")
+    return list(dict.fromkeys(names))
+
+
+def train(
+    session: Session,
+    env: Annotated[
+        str | None,
+        option(
+            "--env",
+            "-e",
+            metavar="ID",
+            panel=WHAT,
+            help="Gymnasium id, module:Id, pkg.mod:Class, ./file.py:Class, or suite:task.",
+        ),
+    ] = None,
+    env_kwarg: EnvKwarg = None,
+    preset: Annotated[
+        list[str] | None,
+        option(
+            "--preset",
+            "-p",
+            metavar="NAME|FILE",
+            panel=WHAT,
+            help="Repeatable, left to right: -p cpu.",
+            autocompletion=complete_from(preset_names),
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None, place("--config", "-c", panel=WHAT, help="A config.yaml; that of another run, too.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        option("--set", "-s", metavar="KEY=VALUE", panel=WHAT, help="One setting, repeatable: -s optim.lr=1e-4"),
+    ] = None,
+    size: Annotated[
+        str | None,
+        choice(
+            "--size",
+            among=SIZES,
+            panel=WHAT,
+            metavar="SIZE",
+            help="Of the model: 1m 12m 25m 50m 100m 200m 400m (1m; pixels: 12m).",
+        ),
+    ] = None,
+    init_from: Annotated[
+        str | None,
+        option(
+            "--init-from",
+            metavar="RUN",
+            panel=WHAT,
+            help="Start from the weights of another run.",
+            autocompletion=complete_from(run_names),
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None, count("--steps", "-n", minimum=1, panel=HOW, help="Total environment steps: 400k, 1M (1M).")
+    ] = None,
+    train_ratio: Annotated[
+        float | None,
+        real("--train-ratio", metavar="R", minimum=0, panel=HOW, help="Replayed records per collected record (32)."),
+    ] = None,
+    num_envs: Annotated[
+        int | None, count("--num-envs", minimum=1, maximum=4096, panel=HOW, help="Environments side by side (16).")
+    ] = None,
+    vec: Annotated[
+        str | None, choice("--vec", among=("auto", "sync", "async"), panel=HOW, help="In this process, or one each.")
+    ] = None,
+    pixels: Annotated[
+        bool | None, option("--pixels", panel=HOW, help="Render the environment and learn from 64x64 pixels.")
+    ] = None,
+    image_size: Annotated[
+        Any, option("--image-size", metavar="HxW", parser=parse_image_size, panel=HOW, help="Size of images: 96x96.")
+    ] = None,
+    seed: Annotated[
+        int | None, count("--seed", maximum=MAX_SEED, panel=HOW, help="Seed of everything random (0).")
+    ] = None,
+    run_dir: Annotated[
+        Path | None,
+        place("--run-dir", metavar="DIR", panel=WHERE, help="This very directory; continued if it holds a run."),
+    ] = None,
+    runs_dir: Annotated[
+        Path | None, place("--runs-dir", metavar="DIR", panel=WHERE, help="Make one in here ($DREAMER_RUNS, ./runs).")
+    ] = None,
+    name: Annotated[
+        str | None, option("--name", metavar="NAME", panel=WHERE, help="Part of the directory's name.")
+    ] = None,
+    resume: Annotated[
+        str | None,
+        choice("--resume", among=RESUME, panel=WHERE, help="Go on with the run there (auto with --run-dir)."),
+    ] = None,
+    save_every: Annotated[
+        Any, cadence("--save-every", metavar="N|10m", panel=WHERE, help="Checkpoint after steps or time (10m).")
+    ] = None,
+    keep: Annotated[
+        int | None, count("--keep", minimum=1, panel=WHERE, help="Checkpoints to keep, beside the best (3).")
+    ] = None,
+    max_time: Annotated[
+        float | None, duration("--max-time", metavar="11h30m", panel=WHERE, help="Then save and end with code 75.")
+    ] = None,
+    eval_every: Annotated[
+        int | None, count("--eval-every", panel=WATCH, help="Evaluate after so many steps (0: never).")
+    ] = None,
+    eval_episodes: Annotated[
+        int | None, count("--eval-episodes", minimum=1, panel=WATCH, help="Episodes each time (10).")
+    ] = None,
+    dream_every: Annotated[
+        int | None, count("--dream-every", panel=WATCH, help="Film a dream after so many steps (0: never).")
+    ] = None,
+    log: Annotated[
+        Any,
+        option(
+            "--log",
+            metavar="NAMES",
+            parser=parse_logs,
+            panel=WATCH,
+            help="Also log to tensorboard,wandb.",
+            autocompletion=complete_from(lambda: LOGS),
+        ),
+    ] = None,
+    plan: Annotated[
+        bool, option("--plan", panel=WATCH, help="Show env, model, budget, memory and ETA; do not train.")
+    ] = False,
+    device: Annotated[
+        str | None, option("--device", metavar="DEVICE", panel=MACHINE, help="auto, cpu, cuda, cuda:1 or mps (auto).")
+    ] = None,
+    precision: Annotated[
+        str | None,
+        choice("--precision", among=("auto", "fp32", "bf16"), panel=MACHINE, help="Of the arithmetic (auto)."),
+    ] = None,
+    compile: Annotated[bool | None, option("--compile/--no-compile", panel=MACHINE, help="Compile updates.")] = None,
+    deterministic: Annotated[
+        bool | None, option("--deterministic", panel=MACHINE, help="Same numbers every time, on a GPU too; slower.")
+    ] = None,
+) -> Result:
+    """Train an agent; prints the run directory.
+
+    Continue a run with --run-dir DIR alone.
+    """
+    from dreamer_cli.commands import train as run
+
+    options = {key: value for key, value in locals().items() if key not in ("session", "run")}
+    for key in ("env_kwarg", "preset", "settings"):
+        options[key] = tuple(options[key] or ())
+    options["log"] = None if log is None else tuple(log)
+    return run.train(TrainRequest(**options, argv=session.argv), session.report)

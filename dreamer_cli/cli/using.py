@@ -1,0 +1,121 @@
+"""`dreamer evaluate`, `imagine`, `export`: what is done with a trained run."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from dreamer_cli.cli.options import (
+    CheckpointOption,
+    Device,
+    EnvKwarg,
+    Run,
+    RunsDir,
+    Seed,
+    choice,
+    count,
+    option,
+    place,
+    real,
+)
+from dreamer_cli.cli.session import Session
+from dreamer_cli.errors import UsageError
+from dreamer_cli.report import Result
+from dreamer_cli.requests import EvaluateRequest, ExportRequest, ImagineRequest
+
+
+def evaluate(
+    session: Session,
+    run: Run,
+    checkpoint: CheckpointOption = None,
+    episodes: Annotated[int, count("--episodes", minimum=1, help="Exactly so many (20).")] = 20,
+    num_envs: Annotated[
+        int | None, count("--num-envs", minimum=1, maximum=4096, help="Environments side by side.")
+    ] = None,
+    seed: Seed = None,
+    policy: Annotated[
+        str | None,
+        choice("--policy", among=("mode", "sample", "random"), help="How actions are chosen (the run's own)."),
+    ] = None,
+    env: Annotated[
+        str | None, option("--env", "-e", metavar="ID", help="Another environment with the same spaces.")
+    ] = None,
+    env_kwarg: EnvKwarg = None,
+    min_return: Annotated[
+        float | None, real("--min-return", metavar="X", help="Exit with code 6 if the mean return is below.")
+    ] = None,
+    video: Annotated[Path | None, place("--video", help="Film the episodes: .mp4, .gif, .webp.")] = None,
+    output: Annotated[Path | None, place("--output", "-o", help="Write every episode's return: .json or .csv.")] = None,
+    device: Device = None,
+    runs_dir: RunsDir = None,
+) -> Result:
+    """Play episodes with a trained agent and print a table of returns."""
+    if output is not None and output.suffix not in (".json", ".csv"):
+        raise UsageError(f"--output is {str(output)!r}.", hint="The name must end in .json or .csv.")
+    from dreamer_cli.commands import evaluate as command
+
+    options = {key: value for key, value in locals().items() if key not in ("session", "command")}
+    options["env_kwarg"] = tuple(env_kwarg or ())
+    keep_traceback(session, run, runs_dir, "evaluate")
+    return command.evaluate(EvaluateRequest(**options), session.report)
+
+
+def imagine(
+    session: Session,
+    run: Run,
+    out: Annotated[
+        Path | None, place("--out", "-o", help=".mp4 .gif .webp, .png (a strip), .npz (the arrays).")
+    ] = None,
+    mode: Annotated[
+        Any, choice("--mode", among=("openloop", "policy"), help="The true actions, or the agent's own (openloop).")
+    ] = "openloop",
+    source: Annotated[
+        Any, choice("--source", among=("env", "replay"), help="Where the context comes from (env).")
+    ] = "env",
+    checkpoint: CheckpointOption = None,
+    context: Annotated[int, count("--context", minimum=1, help="Real steps that the dream begins with (5).")] = 5,
+    horizon: Annotated[int, count("--horizon", minimum=1, help="Steps that are dreamt (45).")] = 45,
+    samples: Annotated[int, count("--samples", minimum=1, help="Dreams side by side (6).")] = 6,
+    seed: Seed = None,
+    scale: Annotated[
+        int | None, count("--scale", minimum=1, maximum=64, help="Enlarge pictures so many times.")
+    ] = None,
+    fps: Annotated[int | None, count("--fps", minimum=1, maximum=240, help="Pictures per second.")] = None,
+    metrics: Annotated[Path | None, place("--metrics", help="Errors by horizon step, as .json.")] = None,
+    device: Device = None,
+    runs_dir: RunsDir = None,
+) -> Result:
+    """Film what the agent dreams, next to what really happened."""
+    from dreamer_cli.commands import imagine as command
+
+    options = {key: value for key, value in locals().items() if key not in ("session", "command")}
+    keep_traceback(session, run, runs_dir, "imagine")
+    return command.imagine(ImagineRequest(**options), session.report)
+
+
+def export(
+    session: Session,
+    run: Run,
+    out: Annotated[Path | None, place("--out", "-o", metavar="PATH", help="Folder or file to write.")] = None,
+    format: Annotated[
+        Any, choice("--format", among=("onnx", "pt2", "safetensors"), help="File format (onnx).")
+    ] = "onnx",
+    part: Annotated[Any, choice("--part", among=("policy", "world", "all"), help="What to write (policy).")] = "policy",
+    verify: Annotated[
+        bool, option("--verify/--no-verify", help="Replay 64 steps and compare; code 6 beyond 1e-4.")
+    ] = True,
+    opset: Annotated[int | None, count("--opset", minimum=1, maximum=100, help="ONNX operator set.")] = None,
+    checkpoint: CheckpointOption = None,
+    runs_dir: RunsDir = None,
+) -> Result:
+    """Write the agent for use without dreamer: model, interface.json, example.py."""
+    from dreamer_cli.commands import export as command
+
+    options = {key: value for key, value in locals().items() if key not in ("session", "command")}
+    keep_traceback(session, run, runs_dir, "export")
+    return command.export(ExportRequest(**options), session.report)
+
+
+def keep_traceback(session: Session, run: str, runs_dir: Path | None, verb: str) -> None:
+    """Find the run (an unknown one ends here, before torch loads) and let a crash leave its traceback there."""
+    from dreamer_cli.findrun import find_run
+
+    session.report.open_log(find_run(run, runs_dir).run.logs / f"{verb}.log", notes=False)

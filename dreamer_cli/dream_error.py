@@ -1,0 +1,57 @@
+"""How far a dream is from what really happened, step by step. Arrays in, numbers out."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from dreamer_cli.dream import ENDED_BELOW, Dreams
+from dreamer_cli.spaces import ObsSpec
+
+
+def measure(dreams: Dreams, specs: Mapping[str, ObsSpec]) -> list[dict[str, Any]]:
+    """How good the dream is at each step beyond the border, averaged over the samples still going on.
+
+    Open loop: `<key>/mse` in units of the observation (images: 0..1), `<key>/psnr` of that mean (dB, images),
+    `<key>/accuracy` (discrete), `reward/error` (absolute), `cont/accuracy`. Policy, where there is no truth:
+    predicted `reward` and `cont`. Numbers that are not finite become None.
+    """
+    rows = []
+    for t in range(dreams.context, dreams.moments):
+        alive = dreams.length > t
+        if not alive.any():
+            break
+        errors = _errors(dreams, specs, t, alive) if dreams.mode == "openloop" else _predictions(dreams, t, alive)
+        finite = {name: value if math.isfinite(value) else None for name, value in errors.items()}
+        rows.append({"step": t - dreams.context + 1, "samples": int(alive.sum()), **finite})
+    return rows
+
+
+def summarize(rows: list[dict[str, Any]]) -> dict[str, float | None]:
+    """Each metric of `measure`, averaged over the steps of the horizon at which it is finite."""
+    names = [name for name in (rows[0] if rows else {}) if name not in ("step", "samples")]
+    found = {name: [row[name] for row in rows if row[name] is not None] for name in names}
+    return {name: float(np.mean(values)) if values else None for name, values in found.items()}
+
+
+def _predictions(dreams: Dreams, t: int, alive: np.ndarray) -> dict[str, float]:
+    return {"reward": float(dreams.reward[alive, t].mean()), "cont": float(dreams.cont[alive, t].mean())}
+
+
+def _errors(dreams: Dreams, specs: Mapping[str, ObsSpec], t: int, alive: np.ndarray) -> dict[str, float]:
+    errors: dict[str, float] = {}
+    for key, spec in specs.items():
+        truth, model = dreams.truth[key][alive, t], dreams.model[key][alive, t].astype(np.float64)
+        if spec.kind == "discrete":
+            guess = np.stack([part.argmax(-1) for part in np.split(model, np.cumsum(spec.classes)[:-1], -1)], -1)
+            errors[f"{key}/accuracy"] = float((guess == truth).mean())
+            continue
+        mse = float(np.square(model - (truth / 255 if spec.kind == "image" else truth)).mean())
+        errors[f"{key}/mse"] = mse
+        if spec.kind == "image":
+            errors[f"{key}/psnr"] = -10 * math.log10(mse) if mse else math.inf
+    errors["reward/error"] = float(np.abs(dreams.reward[alive, t] - dreams.true_reward[alive, t]).mean())
+    foreseen = (dreams.cont[alive, t] >= ENDED_BELOW) == (dreams.true_cont[alive, t] > 0.5)
+    errors["cont/accuracy"] = float(foreseen.mean())
+    return errors

@@ -1,0 +1,156 @@
+"""Actions at the environment's border: the flat vector of the agent, and whatever the environment takes.
+
+```
+agent     [0 0 1 | 0.3 -2.1]                       one-hot (or scores), then raw numbers
+          argmax   clip to [-1, 1], rescale        decode
+env       {"gear": 2, "pedals": [0.65, 0.0]}
+```
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from gymnasium import Env, Space, spaces
+
+from dreamer_cli.errors import EnvError
+from dreamer_cli.spaces import ActionPart, action_from_indices
+
+
+class ActionCodec:
+    """Translates between the flat action vector and one Gymnasium action space, in both directions.
+
+    The tables (`parts`, sorted by key) describe the decoding completely: see `ActionPart`.
+    """
+
+    def __init__(self, parts: tuple[ActionPart, ...]) -> None:
+        self.parts = parts
+        self.width = sum(part.width for part in parts)  # A
+
+    @classmethod
+    def from_space(cls, space: Space, env_id: str = "the environment", names: tuple[str, ...] = ()) -> "ActionCodec":
+        """Describe a space: Discrete, Box, MultiDiscrete, MultiBinary, or Dict and Tuple of these, nested.
+
+        Args:
+            names: what the choices of a single Discrete action are called.
+
+        Raises:
+            EnvError: a space that cannot be acted in, named with the reason.
+        """
+        parts = [_part(path, leaf, env_id) for path, leaf in _leaves(space, ())]
+        if not parts:
+            raise EnvError(f"{env_id} takes no action: its action space is {space}.")
+        if len(parts) == 1 and parts[0].classes == (len(names),):
+            parts = [ActionPart(**{**vars(parts[0]), "names": names})]
+        return cls(tuple(sorted(parts, key=lambda part: part.key)))
+
+    def decode(self, action: np.ndarray) -> Any:
+        """The environment's action for one flat vector (A,): an int, an array, or a nested dict or tuple."""
+        values, column = {}, 0
+        for part in self.parts:
+            values[part.path] = _decode(part, action[column : column + part.width])
+            column += part.width
+        return values[()] if () in values else _nest(values)
+
+    def encode(self, action: Any) -> np.ndarray:
+        """The flat vector (A,) that decodes to this action of the environment; the inverse of `decode`."""
+        return np.concatenate([_encode(part, _at(action, part.path)) for part in self.parts], dtype=np.float32)
+
+
+def action_names(env: Env) -> tuple[str, ...]:
+    """What the environment calls its discrete actions, in lower case; () where it does not say."""
+    meanings = getattr(env.unwrapped, "get_action_meanings", None)
+    if callable(meanings):  # ALE, MinAtar
+        return tuple(str(name).lower() for name in meanings())
+    actions = getattr(env.unwrapped, "actions", None)
+    if isinstance(actions, type) and hasattr(actions, "__members__"):  # MiniGrid: an IntEnum
+        return tuple(name.lower() for name in actions.__members__)
+    return ()
+
+
+def _leaves(space: Space, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], Space]]:
+    if isinstance(space, spaces.Dict):
+        for key, inner in space.spaces.items():
+            yield from _leaves(inner, (*path, key))
+    elif isinstance(space, spaces.Tuple):
+        for position, inner in enumerate(space.spaces):
+            yield from _leaves(inner, (*path, position))
+    else:
+        yield path, space
+
+
+def _part(path: tuple[str | int, ...], space: Space, env_id: str) -> ActionPart:
+    key = "/".join(map(str, path)) or "action"
+    classes: tuple[int, ...]
+    start: tuple[int, ...]
+    if isinstance(space, spaces.Discrete):
+        classes, start = (int(space.n),), (int(space.start),)
+    elif isinstance(space, spaces.MultiDiscrete):
+        classes = tuple(map(int, space.nvec.flat))
+        start = tuple(map(int, np.broadcast_to(getattr(space, "start", 0), space.nvec.shape).flat))
+    elif isinstance(space, spaces.MultiBinary):
+        classes = (2,) * int(np.prod(space.shape))
+        start = (0,) * len(classes)
+    elif isinstance(space, spaces.Box):
+        return _continuous(path, key, space, env_id)
+    else:
+        raise EnvError(
+            f"{env_id}: the action {key!r} is a {type(space).__name__} space, which no policy here can act in.",
+            hint="Supported: Discrete, Box, MultiDiscrete, MultiBinary, and Dict of these. Wrap the environment.",
+        )
+    return ActionPart(key, "discrete", classes, start=start, shape=space.shape or (), dtype=str(space.dtype), path=path)
+
+
+def _continuous(path: tuple[str | int, ...], key: str, space: spaces.Box, env_id: str) -> ActionPart:
+    if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
+        raise EnvError(
+            f"{env_id}: the action {key!r} has no finite bounds: {space}.",
+            hint="Wrap it with gymnasium.wrappers.RescaleAction, or declare bounds in its action_space.",
+        )
+    low, high = (tuple(map(float, bound.flat)) for bound in (space.low, space.high))
+    return ActionPart(
+        key, "continuous", size=len(low), low=low, high=high, shape=space.shape, dtype=str(space.dtype), path=path
+    )
+
+
+def _decode(part: ActionPart, flat: np.ndarray) -> Any:
+    dtype = np.dtype(part.dtype)
+    if part.kind == "discrete":
+        borders = np.cumsum(part.classes)[:-1]
+        chosen = [entry.argmax() + start for entry, start in zip(np.split(flat, borders), part.start, strict=True)]
+        return int(chosen[0]) if part.shape == () else np.array(chosen, dtype).reshape(part.shape)
+    low, high = np.array(part.low), np.array(part.high)
+    value = low + (np.clip(flat.astype(np.float64), -1, 1) + 1) / 2 * (high - low)
+    if dtype.kind in "iu":
+        value = np.round(value)
+    # Rounding to float32 may leave the bounds by a hair, and environments that check their actions would refuse.
+    value = value.astype(dtype)
+    return np.clip(value, low.astype(dtype), high.astype(dtype)).reshape(part.shape)
+
+
+def _encode(part: ActionPart, value: Any) -> np.ndarray:
+    entries = np.asarray(value).reshape(-1)
+    if part.kind == "discrete":
+        return action_from_indices(part, (entries - np.array(part.start)).astype(np.int64))
+    low, high = np.array(part.low), np.array(part.high)
+    # A bound that leaves no choice is encoded as 0.
+    span = np.where(high > low, high - low, 1.0)
+    return np.where(high > low, (entries.astype(np.float64) - low) / span * 2 - 1, 0.0)
+
+
+def _at(action: Any, path: tuple[str | int, ...]) -> Any:
+    for step in path:
+        action = action[step]
+    return action
+
+
+def _nest(values: Mapping[tuple[str | int, ...], Any]) -> Any:
+    """Values by path as nested dicts, and tuples where the path counts positions."""
+    if () in values:
+        return values[()]
+    heads: dict[str | int, dict[tuple[str | int, ...], Any]] = {}
+    for path, value in values.items():
+        heads.setdefault(path[0], {})[path[1:]] = value
+    if all(isinstance(head, int) for head in heads):
+        return tuple(_nest(heads[position]) for position in range(len(heads)))
+    return {head: _nest(inner) for head, inner in heads.items()}

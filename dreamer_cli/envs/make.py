@@ -1,0 +1,256 @@
+"""From an id to a wrapped environment: find it, import it, build it, and say what to type where that fails.
+
+| id | means |
+|---|---|
+| `CartPole-v1`, `ALE/Pong-v5` | registered with Gymnasium, by itself or by a suite of `envs/catalog.py` |
+| `package:Id-v0` | import `package`, which registers `Id-v0` |
+| `package.module:Class`, `./file.py:Class` | import it and call `Class(**kwargs)` |
+"""
+
+import difflib
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import field
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+import gymnasium
+from gymnasium.wrappers import TimeLimit
+from pydantic.dataclasses import dataclass
+
+from dreamer_cli.envs.catalog import SUITES, register_suites, suite_of
+from dreamer_cli.envs.wrappers import DreamerEnv, Pixels, Repeat
+from dreamer_cli.errors import ConfigError, DreamerError, EnvError
+from dreamer_cli.registry import STRICT, closest
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class EnvConfig:
+    """Which environment, and how it is shown to the agent.
+
+    Attributes:
+        id: Gymnasium id, `module:Id`, `pkg.mod:Class`, `./file.py:Class`; None only before `--env` is known.
+        kwargs: handed to the environment's constructor.
+        repeat: every action is applied this often; rewards are summed.
+        pixels: `off` takes observations as they are, `only` shows the rendered picture instead of them,
+            `both` adds the picture to them as `image`.
+        image_size: (rows, columns) of every image; None keeps sides up to 96 and makes 64x64 of larger ones.
+        vec: `sync` steps all environments in this process, `async` gives each a process, `auto` measures.
+        max_episode_steps: time limit in steps of the bare environment, before action repeat; None keeps its own.
+        timeout_s: seconds that a worker may take for one step or reset before it counts as hung; 0 waits for ever.
+    """
+
+    id: str | None = None
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    repeat: int = 1
+    pixels: Literal["off", "only", "both"] = "off"
+    image_size: tuple[int, int] | None = None
+    vec: Literal["auto", "sync", "async"] = "auto"
+    max_episode_steps: int | None = None
+    timeout_s: float = 300.0
+
+    def __post_init__(self) -> None:
+        if self.repeat < 1:
+            raise ConfigError(f"env.repeat={self.repeat} is no number of steps.", hint="Try env.repeat=1.")
+        if self.image_size is not None and min(self.image_size) < 8:
+            raise ConfigError(f"env.image_size={self.image_size} is too small.", hint="Try 64x64.")
+        if self.max_episode_steps is not None and self.max_episode_steps < 1:
+            raise ConfigError(f"env.max_episode_steps={self.max_episode_steps} is no time limit.", hint="Try 1000.")
+        if self.timeout_s < 0:
+            raise ConfigError(f"env.timeout_s={self.timeout_s:g} is negative.", hint="0 waits for ever.")
+
+
+def make_env(cfg: EnvConfig, render_mode: str | None = None) -> DreamerEnv:
+    """Build and wrap one environment.
+
+    Args:
+        cfg: which, and how it is shown.
+        render_mode: `rgb_array` if `frame()` is to render; environments that cannot show their image instead.
+
+    Raises:
+        EnvError: unknown id, failed import, missing extra, the constructor raised, nothing to learn from or act with.
+    """
+    if cfg.id is None:
+        raise EnvError("No environment was named.", hint="--env CartPole-v1; `dreamer envs list` shows what there is.")
+    headless()
+    build = find(cfg)
+    env = _construct(build, cfg.id, "rgb_array" if cfg.pixels != "off" else render_mode)
+    repeat = cfg.repeat * frameskip(env, cfg.id)
+    if cfg.repeat > 1:
+        env = Repeat(env, cfg.repeat)
+    if cfg.pixels != "off":
+        env = Pixels(env, cfg.pixels == "both", cfg.image_size, cfg.id)
+    return DreamerEnv(env, cfg.id, repeat, cfg.image_size)
+
+
+def headless() -> None:
+    """Let environments draw without a screen or a sound card; must run before they are imported."""
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+    os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+    if sys.platform == "linux" and not os.environ.get("DISPLAY"):
+        os.environ.setdefault("MUJOCO_GL", "egl")
+
+
+def frameskip(env: gymnasium.Env, env_id: str) -> int:
+    """Environment steps that one step of the bare environment stands for: more than 1 only for `ALE/*`.
+
+    A range of frameskips (2 to 4 frames, drawn at random) counts as its mean.
+    """
+    if not env_id.rpartition(":")[2].startswith("ALE/") or env.spec is None:
+        return 1
+    skip = env.spec.kwargs.get("frameskip", 4)  # 4: the default of ale_py.AtariEnv
+    return skip if isinstance(skip, int) else round((skip[0] + skip[1] - 1) / 2)
+
+
+Build = Callable[[str | None], gymnasium.Env]
+
+
+def find(cfg: EnvConfig) -> Build:
+    """What builds the environment, given a render mode; imports whatever the id asks for.
+
+    Raises:
+        EnvError: nothing of that name can be found or imported.
+    """
+    env_id = cfg.id or ""
+    place, colon, name = env_id.rpartition(":")
+    if not colon:
+        register_suites()
+        return _registered(env_id, cfg)
+    module = _import_file(place) if place.endswith(".py") else _import_module(place, env_id)
+    thing = getattr(module, name, None)
+    if callable(thing):
+        return lambda mode: _limited(_call(thing, cfg.kwargs, mode), cfg.max_episode_steps)
+    if name in gymnasium.registry:
+        return _registered(name, cfg)
+    known = [key for key, value in vars(module).items() if isinstance(value, type) and issubclass(value, gymnasium.Env)]
+    raise EnvError(
+        f"{place} has no class {name!r}, and registers no environment of that name.",
+        hint=closest(name, known) + (f"It has: {', '.join(known)}." if known else ""),
+    )
+
+
+def _registered(env_id: str, cfg: EnvConfig) -> Build:
+    if env_id not in gymnasium.registry:
+        raise _unknown(env_id)
+    kwargs = dict(cfg.kwargs)
+    if cfg.max_episode_steps is not None:
+        kwargs["max_episode_steps"] = cfg.max_episode_steps
+    # The checker would warn at every worker's first step; what matters is checked by DreamerEnv, at every step.
+    return lambda mode: gymnasium.make(env_id, disable_env_checker=True, render_mode=mode, **kwargs)
+
+
+def _unknown(env_id: str) -> EnvError:
+    absent = next((s for s in SUITES if s.namespace and env_id.startswith(f"{s.namespace}/") and not s.installed), None)
+    if absent is not None:
+        return EnvError(f"{env_id} needs {absent.needs}, which is not installed.", hint=absent.install)
+    stem = env_id.rpartition("-v")[0] or env_id
+    versions = [known for known in gymnasium.registry if known.rpartition("-v")[0] == stem]
+    if versions:
+        return EnvError(
+            f"{env_id} is no version of {stem} that is installed.", hint=f"Did you mean {' or '.join(versions)}?"
+        )
+    # Compared without case and namespace, so that `cartpole` and `Pong-v5` find CartPole-v1 and ALE/Pong-v5.
+    names = {known.lower(): known for known in gymnasium.registry}
+    names |= {known.rpartition("/")[2].lower(): known for known in gymnasium.registry if "/" in known}
+    close = difflib.get_close_matches(env_id.lower(), names, n=1)
+    did_you_mean = f"Did you mean {names[close[0]]!r}? " if close else ""
+    return EnvError(
+        f"There is no environment {env_id!r}.",
+        hint=f"{did_you_mean}`dreamer envs list` shows all; your own: -e ./file.py:Class or -e package.mod:Class.",
+    )
+
+
+def _import_module(name: str, env_id: str) -> ModuleType:
+    # A console script does not look in the current directory, where a user's own module most often is.
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as err:
+        if err.name is not None and (name == err.name or name.startswith(f"{err.name}.")):
+            raise EnvError(
+                f"There is no module {name!r} for the environment {env_id!r}.",
+                hint=f"Is the package installed? A file of yours: -e ./{name.replace('.', '/')}.py:Class",
+            ) from err
+        raise _import_failed(name, err) from err
+    except (Exception, SystemExit) as err:
+        raise _import_failed(name, err) from err
+
+
+def _import_file(place: str) -> ModuleType:
+    path = Path(place).expanduser().resolve()
+    if not path.is_file():
+        raise EnvError(f"There is no file {place} ({path}).", hint="The path counts from where dreamer is started.")
+    # One module for each file, however many environments are built from it.
+    name = f"dreamer_env_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise EnvError(f"{place} cannot be imported.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))  # its neighbours are imported by name
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as err:
+        del sys.modules[name]
+        raise _import_failed(place, err) from err
+    return module
+
+
+def _import_failed(name: str, err: BaseException) -> EnvError:
+    return EnvError(
+        f"Importing {name} raised {type(err).__name__}: {err}", hint="--verbose shows where; then mend or install it."
+    )
+
+
+def _call(thing: Callable[..., Any], kwargs: Mapping[str, Any], mode: str | None) -> Any:
+    """Call a class or a function of the user's; `render_mode` only where it is taken."""
+    try:
+        parameters = inspect.signature(thing).parameters.values()
+        takes_mode = any(p.name == "render_mode" or p.kind is p.VAR_KEYWORD for p in parameters)
+    except ValueError:  # built-in callables have no signature
+        takes_mode = False
+    return thing(**kwargs, render_mode=mode) if takes_mode and mode is not None else thing(**kwargs)
+
+
+def _limited(env: Any, max_episode_steps: int | None) -> Any:
+    return env if max_episode_steps is None else TimeLimit(env, max_episode_steps)
+
+
+def _construct(build: Build, env_id: str, mode: str | None) -> gymnasium.Env:
+    """Run the constructor; whatever it raises becomes an error that names the environment."""
+    try:
+        try:
+            env = build(mode)
+        except TypeError as err:
+            # A registered environment whose constructor knows no render_mode.
+            if mode is None or "render_mode" not in str(err):
+                raise
+            env = build(None)
+    except DreamerError:
+        raise
+    except (gymnasium.error.DependencyNotInstalled, ModuleNotFoundError) as err:
+        suite = suite_of(env_id)
+        hint = suite.install if suite is not None and suite.extra else "Install it, then try again."
+        raise EnvError(f"{env_id} cannot be built, something is not installed: {err}", hint=hint) from err
+    except (Exception, SystemExit) as err:
+        raise EnvError(
+            f"{env_id} could not be built: {type(err).__name__}: {err}",
+            hint="Its constructor's arguments are set with --env-kwarg NAME=VALUE; --verbose shows where it failed.",
+        ) from err
+    if not isinstance(env, gymnasium.Env):
+        raise EnvError(
+            f"{env_id} gave a {type(env).__module__}.{type(env).__name__}, which is no gymnasium.Env.",
+            hint="Old gym and dm_env environments need an adapter: pip install shimmy",
+        )
+    return env

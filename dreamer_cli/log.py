@@ -1,0 +1,402 @@
+"""Metric sinks: `metrics.jsonl` and `episodes.csv` always, TensorBoard and Weights & Biases on request.
+
+What is read again (by `plot`, by `runs list`, on resume) is the two files. Both are appended to a line
+at a time; a line torn by a crash or a full disk is skipped by the readers and cut away on resume.
+Torch is imported only once tensors arrive, so that reading a run stays instant.
+"""
+
+import csv
+import json
+import logging
+import math
+import os
+import re
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from dreamer_cli.errors import EnvError, UsageError, closest
+from dreamer_cli.files import write_atomic
+
+METRICS_FILE = "metrics.jsonl"
+EPISODES_FILE = "episodes.csv"
+
+logger = logging.getLogger(__name__)
+
+Record = dict[str, Any]
+
+
+class Episode(NamedTuple):
+    """One row of episodes.csv: a real episode that has ended.
+
+    Attributes:
+        step: environment steps of the whole run when it ended.
+        updates: optimiser steps until then.
+        env: index of the environment it ran in.
+        episode: its number within that environment.
+        ret: sum of rewards; the column is called `return`.
+        length: environment steps.
+        seconds: wall seconds since this training process began.
+    """
+
+    step: int
+    updates: int
+    env: int
+    episode: int
+    ret: float
+    length: int
+    seconds: float
+
+
+HEADER = ",".join("return" if name == "ret" else name for name in Episode._fields)
+
+
+class MetricsLog:
+    """Averages metrics and writes them as records.
+
+    Tensors stay on their device, summed up, until a record is written; nothing waits for the device before.
+
+    Args:
+        run_dir: must exist.
+        step: the environment step that a continued run goes on from; lines beyond it, which a later
+            crash left behind, are dropped. None for a new run.
+        sinks: where records go beside the files; see `open_sinks`.
+        clock: seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        step: int | None = None,
+        sinks: Sequence["Sink"] = (),
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        if step is not None:
+            cut_metrics(run_dir / METRICS_FILE, step)
+            cut_episodes(run_dir / EPISODES_FILE, step)
+        self._clock = clock
+        self._sinks = list(sinks)
+        self._means = _Means()
+        self._metrics = _LineFile(run_dir / METRICS_FILE)
+        self._episodes = _LineFile(run_dir / EPISODES_FILE, header=HEADER)
+
+    def add(self, metrics: Mapping[str, Any]) -> None:
+        """Count one update's metrics into the means: numbers, or tensors on any device (of many values: their mean)."""
+        self._means.add(metrics)
+
+    def episode(self, episode: Episode) -> None:
+        """Write the row of one finished episode and count it into the next record's means."""
+        row = (f"{value:.9g}" if isinstance(value, float) else str(value) for value in episode)
+        self._episodes.append(",".join(row))
+        self._means.add({"episode/return": episode.ret, "episode/length": episode.length})
+
+    def write(self, step: int, updates: int, episodes: int, values: Mapping[str, Any] | None = None) -> Record:
+        """Write one record: the means since the last one, and `values` as they are.
+
+        Returns:
+            The record, as it was written: plain numbers, and None where one was not finite.
+        """
+        means, counts = self._means.take()
+        if "episode/return" in counts:
+            means["episode/count"] = counts["episode/return"]
+        values = {**means, **(values or {}), **memory_bytes()}
+        record: Record = {"time": round(self._clock(), 3), "step": step, "updates": updates, "episodes": episodes}
+        record.update((name, plain_number(value)) for name, value in values.items())
+        self._metrics.append(json.dumps(record, allow_nan=False))
+        for sink in list(self._sinks):
+            try:
+                sink.write(record)
+            except Exception as err:  # other people's code, and a logger must never end a training
+                warnings.warn(f"{type(sink).__name__} failed and is switched off: {err}", RuntimeWarning, stacklevel=2)
+                self._sinks.remove(sink)
+        return record
+
+    def state(self) -> Record:
+        """The means under way, as a JSON tree: with it, a continued run writes the records of one never stopped."""
+        return self._means.state()
+
+    def restore(self, state: Record) -> None:
+        """Take up the means that `state` saved."""
+        self._means.restore(state)
+
+    def close(self) -> None:
+        """Close files and sinks. The means under way are lost: write a last record first."""
+        self._metrics.close()
+        self._episodes.close()
+        for sink in self._sinks:
+            sink.close()
+        self._sinks.clear()
+
+    def __enter__(self) -> "MetricsLog":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class _Means:
+    """Sums and counts by name; tensors of one update are summed as one vector per device."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, tuple[float, int]] = {}
+        self._tensors: dict[tuple[Any, tuple[str, ...]], tuple[Any, int]] = {}
+
+    def add(self, metrics: Mapping[str, Any]) -> None:
+        tensors: dict[Any, dict[str, Any]] = {}
+        for name, value in metrics.items():
+            if hasattr(value, "detach"):
+                value = value.detach().float()
+                tensors.setdefault(value.device, {})[name] = value.mean() if value.ndim else value
+            else:
+                total, count = self._numbers.get(name, (0.0, 0))
+                self._numbers[name] = (total + float(value), count + 1)
+        for device, named in tensors.items():
+            import torch
+
+            # Summed at once, by copy: with CUDA graphs the next update overwrites these very tensors.
+            key, vector = (device, tuple(named)), torch.stack(list(named.values()))
+            total, count = self._tensors.get(key, (0.0, 0))
+            self._tensors[key] = (vector + total, count + 1)
+
+    def take(self) -> tuple[dict[str, float], dict[str, int]]:
+        """Means and counts by name; begins anew."""
+        self._fetch()
+        numbers, self._numbers = self._numbers, {}
+        return {name: s / n for name, (s, n) in numbers.items()}, {name: n for name, (_, n) in numbers.items()}
+
+    def state(self) -> Record:
+        self._fetch()
+        # Not finite sums as text: the checkpoint's JSON has no NaN.
+        return {name: [repr(total), count] for name, (total, count) in self._numbers.items()}
+
+    def restore(self, state: Record) -> None:
+        self._tensors.clear()
+        self._numbers = {name: (float(total), int(count)) for name, (total, count) in state.items()}
+
+    def _fetch(self) -> None:
+        """Move the tensors' sums to the numbers: one copy from the device per set of names."""
+        for (_, names), (vector, n) in self._tensors.items():
+            for name, value in zip(names, vector.tolist(), strict=True):
+                total, count = self._numbers.get(name, (0.0, 0))
+                self._numbers[name] = (total + value, count + n)
+        self._tensors.clear()
+
+
+class _LineFile:
+    """A text file that lines are appended to, each in one unbuffered write.
+
+    A full disk loses lines, with one warning, but does not end the training; a line cut short by it is
+    closed off, so that the next one is whole again.
+    """
+
+    def __init__(self, path: Path, header: str = "") -> None:
+        self._path = path
+        self._file = path.open("ab", buffering=0)
+        self._torn = False
+        self._warned = False
+        if header and self._file.tell() == 0:
+            self.append(header)
+
+    def append(self, line: str) -> None:
+        data = (b"\n" if self._torn else b"") + line.encode() + b"\n"
+        try:
+            written = self._file.write(data)
+            self._torn = written != len(data)
+            problem = "the disk is full" if self._torn else ""
+        except OSError as err:
+            problem = err.strerror or str(err)
+        if problem and not self._warned:
+            self._warned = True
+            warnings.warn(f"{self._path.name}: {problem}, lines are being lost", RuntimeWarning, stacklevel=3)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def plain_number(value: Any) -> int | float | None:
+    """A number that JSON can hold: single precision's seven digits, None if it is not finite."""
+    if isinstance(value, int):
+        return int(value)
+    number = float(value)
+    return float(f"{number:.7g}") if math.isfinite(number) else None
+
+
+def memory_bytes() -> dict[str, int]:
+    """Memory of this process and, once torch uses an accelerator, what torch holds there; metrics by name."""
+    memory = {}
+    statm = Path("/proc/self/statm")
+    if statm.exists():
+        memory["memory/process_bytes"] = int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        memory["memory/device_bytes"] = torch.cuda.memory_reserved()
+    return memory
+
+
+def read_metrics(path: Path, tail_bytes: int | None = None) -> list[Record]:
+    """The records of a run directory, or of a metrics.jsonl, in the order they were written.
+
+    Lines that are no record (torn by a crash, or still being written) are skipped; no file, no records.
+    With `tail_bytes`, only those in so much of the end.
+    """
+    path = path / METRICS_FILE if path.is_dir() else path
+    return [record for line in _lines(path, tail_bytes) if (record := _record(line)) is not None]
+
+
+def read_episodes(path: Path, tail_bytes: int | None = None) -> list[Episode]:
+    """The episodes of a run directory, or of an episodes.csv; like `read_metrics`."""
+    path = path / EPISODES_FILE if path.is_dir() else path
+    return [episode for line in _lines(path, tail_bytes) if (episode := _episode(line)) is not None]
+
+
+def cut_metrics(path: Path, step: int) -> None:
+    """Drop what is no whole record, and the records beyond `step`."""
+    _cut(path, lambda line: (record := _record(line)) is not None and record["step"] <= step)
+
+
+def cut_episodes(path: Path, step: int) -> None:
+    """Drop what is no whole row, and the episodes that ended beyond `step`."""
+    header = HEADER.encode()
+    _cut(path, lambda line: line == header or ((row := _episode(line)) is not None and row.step <= step))
+
+
+def _lines(path: Path, tail_bytes: int | None = None) -> list[bytes]:
+    """Whole lines only: one without its line feed is still being written, or was torn."""
+    if not path.is_file():  # a pipe in its place would be waited for, for ever
+        return []
+    with path.open("rb") as file:
+        begin = 0 if tail_bytes is None else max(0, os.fstat(file.fileno()).st_size - tail_bytes)
+        file.seek(begin)
+        lines = file.read().split(b"\n")[:-1]
+    return lines[1:] if begin else lines  # the first one may have been cut by the seek
+
+
+def _record(line: bytes) -> Record | None:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) and isinstance(record.get("step"), int) else None
+
+
+def _episode(line: bytes) -> Episode | None:
+    try:
+        row = next(csv.reader([line.decode()]))
+        return Episode(*(int(row[i]) for i in range(4)), ret=float(row[4]), length=int(row[5]), seconds=float(row[6]))
+    except (ValueError, IndexError, StopIteration, csv.Error):
+        return None
+
+
+def _cut(path: Path, keep: Callable[[bytes], bool]) -> None:
+    """Rewrite a file with the lines to keep; it is replaced whole, or not at all."""
+    if not path.is_file():
+        return
+    old = path.read_bytes()
+    new = b"".join(line + b"\n" for line in _lines(path) if keep(line))
+    if new != old:
+        write_atomic(path, [new])
+
+
+class Sink(Protocol):
+    """Where records go beside the files."""
+
+    def write(self, record: Record) -> None:
+        """Take one record; see `MetricsLog.write`."""
+
+    def close(self) -> None:
+        """Nothing more comes."""
+
+
+class TensorBoardSink:
+    """Scalars by environment step, in `logs/tensorboard/` of the run."""
+
+    def __init__(self, run_dir: Path, step: int | None = None) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as err:
+            raise EnvError(
+                "--log tensorboard needs a package that is not installed.",
+                hint="pip install 'dreamer-cli[tensorboard]'",
+            ) from err
+        # What an earlier process wrote beyond the step that is continued from disappears from the curves.
+        self._writer = SummaryWriter(
+            str(run_dir / "logs" / "tensorboard"), purge_step=None if step is None else step + 1
+        )
+
+    def write(self, record: Record) -> None:
+        for name, value in record.items():
+            if name not in ("time", "step") and value is not None:
+                self._writer.add_scalar(name, value, record["step"], walltime=record["time"])
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class WandbSink:
+    """Weights & Biases; offline (`wandb sync` uploads later) unless an API key or WANDB_MODE says otherwise."""
+
+    def __init__(self, run_dir: Path, step: int | None = None) -> None:
+        try:
+            import wandb
+        except ImportError as err:
+            raise EnvError("--log wandb needs a package that is not installed.", hint="pip install wandb") from err
+        mode = os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
+        self._run: Any = wandb.init(
+            project="dreamer",
+            name=run_dir.name,
+            id=re.sub(r"[^A-Za-z0-9_-]", "-", run_dir.name)[-64:],
+            dir=str(run_dir / "logs"),
+            mode=mode,
+            resume="allow",
+        )
+
+    def write(self, record: Record) -> None:
+        self._run.log({name: value for name, value in record.items() if value is not None}, step=record["step"])
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+SINKS: dict[str, Callable[[Path, int | None], Sink]] = {"tensorboard": TensorBoardSink, "wandb": WandbSink}
+
+
+def open_sinks(names: Sequence[str], run_dir: Path, step: int | None = None) -> list[Sink]:
+    """The sinks of `--log`, each once.
+
+    Raises:
+        UsageError: there is no such sink.
+        EnvError: its package is not installed.
+    """
+    for name in names:
+        if name not in SINKS:
+            raise UsageError(
+                f"--log {name} is no known choice.", hint=closest(name, SINKS) + f"Known: {', '.join(SINKS)}."
+            )
+    return [SINKS[name](run_dir, step) for name in dict.fromkeys(names)]
+
+
+@contextmanager
+def warnings_to(say: Callable[[str], object]) -> Iterator[None]:
+    """Give Python's warnings, and what libraries log as a warning or worse, to `say`, a line each.
+
+    On a terminal they would tear the live display apart; `Reporter.detail` puts them into the log file.
+    """
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: _say(say, f"{record.levelname.lower()}: {record.name}: {record.getMessage()}")  # type: ignore[method-assign]
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, category, filename, lineno, file=None, line=None: _say(
+            say, f"warning: {category.__name__}: {message} ({filename}:{lineno})"
+        )
+        logging.getLogger().addHandler(handler)
+        try:
+            yield
+        finally:
+            logging.getLogger().removeHandler(handler)
+
+
+def _say(say: Callable[[str], object], text: str) -> None:
+    say(" ".join(re.sub(r"\x1b\[[0-9;]*m", "", text).split()))

@@ -1,0 +1,220 @@
+"""What networks say about the world: small value objects around their outputs.
+
+All mathematics is in float32 at least, whatever precision the network ran in.
+Randomness is always an input, so that acting can be exported and a trace can be replayed.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dreamer_cli.nets.transforms import two_hot
+from dreamer_cli.shapes import Float
+
+
+def full_precision(x: Tensor) -> Tensor:
+    """Half precisions become float32; float32 and float64 stay as they are."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
+def gumbel(shape: Sequence[int], like: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Standard Gumbel noise: adding it to log-probabilities makes the argmax a sample.
+
+    From uniform numbers, which are several times faster to draw than exponential ones; the shift by half a
+    unit in the last place keeps log(0) out.
+    """
+    uniform = torch.rand(*shape, dtype=like.dtype, device=like.device, generator=generator)
+    return -torch.log(-torch.log((uniform + 2.0**-25).clamp_(max=1 - 2.0**-24)))
+
+
+class OneHot:
+    """Categorical over the last axis whose samples are one-hot vectors with straight-through gradients.
+
+    Args:
+        logits: ... K, raw network outputs.
+        unimix: share of a uniform distribution mixed in. The mixed log-probabilities are what every
+            consumer uses (sampling, KL, entropy), so KL stays finite and log π above ln(unimix / K).
+    Source: Dreamer V2, Algorithm 1 (straight-through); Dreamer V3, section "World model learning" (unimix).
+    """
+
+    def __init__(self, logits: Tensor, unimix: float = 0.0) -> None:
+        logits = full_precision(logits)
+        if unimix:
+            self.probs = torch.softmax(logits, -1) * (1 - unimix) + unimix / logits.shape[-1]
+            self.log_probs = torch.log(self.probs)
+        else:
+            self.log_probs = torch.log_softmax(logits, -1)
+            self.probs = self.log_probs.exp()
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """... K one-hot, chosen by Gumbel noise of the same shape; its gradient is that of `probs`."""
+        return self._straight_through((self.log_probs + noise).argmax(-1))
+
+    @property
+    def mode(self) -> Tensor:
+        """... K one-hot of the likeliest class, with straight-through gradients."""
+        return self._straight_through(self.log_probs.argmax(-1))
+
+    def _straight_through(self, index: Tensor) -> Tensor:
+        onehot = F.one_hot(index, self.probs.shape[-1]).to(self.probs.dtype)
+        return onehot + (self.probs - self.probs.detach())
+
+    def log_prob(self, onehot: Tensor) -> Tensor:
+        """Log-probability of a one-hot vector, over the last axis."""
+        return (self.log_probs * onehot).sum(-1)
+
+    def entropy(self) -> Tensor:
+        """Entropy in nats, over the last axis."""
+        return -(self.probs * self.log_probs).sum(-1)
+
+
+def categorical_kl(p: OneHot, q: OneHot) -> Tensor:
+    """KL(p ‖ q) in nats, over the last axis."""
+    return (p.probs * (p.log_probs - q.log_probs)).sum(-1)
+
+
+class BoundedNormal:
+    """Normal with its mean in (-1, 1) and its deviation in (low, high); samples are not clipped.
+
+    Args:
+        mean, std: ... A, raw network outputs.
+    Source: the official Dreamer V3 code (`bounded_normal`): mean = tanh, std = (high - low) σ(s + 2) + low.
+    """
+
+    def __init__(self, mean: Tensor, std: Tensor, low: float = 0.1, high: float = 1.0) -> None:
+        self.mean = torch.tanh(full_precision(mean))
+        self.std = (high - low) * torch.sigmoid(full_precision(std) + 2.0) + low
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """... A, reparameterised by standard normal noise of the same shape."""
+        return self.mean + self.std * noise
+
+    @property
+    def mode(self) -> Tensor:
+        """... A, the mean."""
+        return self.mean
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log-density, summed over the last axis."""
+        z = (x - self.mean) / self.std
+        return (-0.5 * z.square() - self.std.log() - 0.9189385332046727).sum(-1)  # ½ ln 2π
+
+    def entropy(self) -> Tensor:
+        """Entropy in nats, summed over the last axis."""
+        return (self.std.log() + 1.4189385332046727).sum(-1)  # ½ ln 2πe
+
+
+@runtime_checkable
+class ActionPartDistribution(Protocol):
+    """One block of columns of the flat action."""
+
+    @property
+    def mode(self) -> Tensor: ...
+    def sample(self, noise: Tensor) -> Tensor: ...
+    def log_prob(self, x: Tensor) -> Tensor: ...
+    def entropy(self) -> Tensor: ...
+
+
+class Grouped:
+    """Several categoricals with equally many classes, seen as one flat block of columns (... G·K)."""
+
+    def __init__(self, inner: OneHot) -> None:
+        self.inner = inner
+        self.shape = inner.probs.shape[-2:]
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """... G·K."""
+        return self.inner.sample(noise.unflatten(-1, self.shape)).flatten(-2)
+
+    @property
+    def mode(self) -> Tensor:
+        """... G·K."""
+        return self.inner.mode.flatten(-2)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Summed over the groups."""
+        return self.inner.log_prob(x.unflatten(-1, self.shape)).sum(-1)
+
+    def entropy(self) -> Tensor:
+        """Summed over the groups."""
+        return self.inner.entropy().sum(-1)
+
+
+class Joint:
+    """Independent parts side by side: the flat action. Log-probabilities and entropies add up."""
+
+    def __init__(self, parts: Sequence[tuple[slice, ActionPartDistribution]]) -> None:
+        self.parts = parts
+
+    def sample(self, noise: Float[Tensor, "*batch A"]) -> Float[Tensor, "*batch A"]:
+        """... A."""
+        return torch.cat([part.sample(noise[..., columns]) for columns, part in self.parts], -1)
+
+    @property
+    def mode(self) -> Tensor:
+        """... A."""
+        return torch.cat([part.mode for _, part in self.parts], -1)
+
+    def log_prob(self, action: Float[Tensor, "*batch A"]) -> Float[Tensor, "*batch"]:
+        """In nats; of actions as `sample` returns them."""
+        return torch.stack([part.log_prob(action[..., columns]) for columns, part in self.parts]).sum(0)
+
+    def entropy(self) -> Tensor:
+        """In nats."""
+        return torch.stack([part.entropy() for _, part in self.parts]).sum(0)
+
+
+class TwoHot:
+    """A number of any size as a distribution over fixed bins.
+
+    Args:
+        logits: ... bins.
+        bins: ascending and antisymmetric (`symexp_bins`).
+    Source: Dreamer V3, Eqs. 10 and 11.
+    """
+
+    def __init__(self, logits: Tensor, bins: Tensor) -> None:
+        self.logits = full_precision(logits)
+        self.bins = bins
+
+    def __getitem__(self, index: Any) -> "TwoHot":
+        """Some of the numbers: indexes the leading axes."""
+        return TwoHot(self.logits[index], self.bins)
+
+    @property
+    def mean(self) -> Tensor:
+        """Expected value, in the units of the target.
+
+        Mirrored bins are paired before they are summed: a plain float32 sum over uniform probabilities
+        gives 0.6 instead of 0, because the outer bins are of size 5e8.
+        """
+        probs = torch.softmax(self.logits, -1)
+        half = len(self.bins) // 2
+        return ((probs[..., -half:] - probs[..., :half].flip(-1)) * self.bins[-half:]).sum(-1)
+
+    def loss(self, target: Tensor) -> Tensor:
+        """Cross-entropy against the two-hot code of a number (... without the bins)."""
+        below, above, weight = two_hot(target.to(self.bins.dtype), self.bins)
+        log_probs = torch.log_softmax(self.logits, -1)
+        low = log_probs.gather(-1, below.unsqueeze(-1)).squeeze(-1)
+        high = log_probs.gather(-1, above.unsqueeze(-1)).squeeze(-1)
+        return -((1 - weight) * low + weight * high)
+
+
+class Bernoulli:
+    """A chance, given by one logit (... , no last axis)."""
+
+    def __init__(self, logit: Tensor) -> None:
+        self.logit = full_precision(logit)
+
+    @property
+    def mean(self) -> Tensor:
+        """The chance of one."""
+        return torch.sigmoid(self.logit)
+
+    def loss(self, target: Tensor) -> Tensor:
+        """Negative log-likelihood; the target may be any number from 0 to 1."""
+        return F.binary_cross_entropy_with_logits(self.logit, target.to(self.logit.dtype), reduction="none")

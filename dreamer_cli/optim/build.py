@@ -1,0 +1,5 @@
+"""Optimisers by name."""
+
+from dreamer_cli.optim.laprop import LaPropConfig
+
+OPTIMISERS = {"laprop": LaPropConfig}

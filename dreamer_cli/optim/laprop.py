@@ -1,0 +1,70 @@
+"""LaProp: Adam with the normalisation before the momentum, so momentum cannot be divided by a stale scale."""
+
+import torch
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from dreamer_cli.optim.agc import clip_adaptively
+from dreamer_cli.registry import STRICT
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class LaPropConfig:
+    """lr: step size per parameter, reached after `warmup` updates (the first has 0). agc: adaptive clipping."""
+
+    lr: float = 4e-5
+    warmup: int = 1000
+    agc: float = 0.3
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-20
+
+    def build(self, params: list[torch.nn.Parameter]) -> "LaProp":
+        """An optimiser of `params`, which must all receive gradients."""
+        return LaProp(self, params)
+
+
+class LaProp:
+    """u = g / (√v̂ + ε), m ← β₁ m + (1 - β₁) u, p ← p - lr m̂.
+
+    Everything that changes is a tensor changed in place, the update counter too: no host synchronisation.
+    Source: Ziyin et al. 2020 (arXiv 2002.04839); order and constants as in the official Dreamer V3 code.
+    """
+
+    def __init__(self, cfg: LaPropConfig, params: list[torch.nn.Parameter]) -> None:
+        self.cfg = cfg
+        self.params = params
+        self.square = [torch.zeros_like(p) for p in params]
+        self.momentum = [torch.zeros_like(p) for p in params]
+        self.count = torch.zeros((), dtype=torch.float64, device=params[0].device)
+
+    @torch.no_grad()
+    def step(self) -> dict[str, Tensor]:
+        """Clip the gradients that `backward` left, and move every parameter. Returns scalar metrics."""
+        cfg = self.cfg
+        grads: list[Tensor] = [p.grad for p in self.params if p.grad is not None]
+        norm = torch.stack(torch._foreach_norm(grads)).norm()
+        clipped = clip_adaptively(grads, list(self.params), cfg.agc)
+
+        lr = cfg.lr * (self.count / max(1, cfg.warmup)).clamp(max=1.0) if cfg.warmup else self.count.new_tensor(cfg.lr)
+        self.count += 1
+        torch._foreach_mul_(self.square, cfg.beta2)
+        torch._foreach_addcmul_(self.square, grads, grads, 1 - cfg.beta2)
+        scale = torch._foreach_mul(self.square, self._as_param(1 / (1 - cfg.beta2**self.count)))
+        torch._foreach_sqrt_(scale)
+        torch._foreach_add_(scale, cfg.eps)
+        torch._foreach_div_(grads, scale)  # from here on: normalised
+        torch._foreach_lerp_(self.momentum, grads, 1 - cfg.beta1)
+        torch._foreach_copy_(grads, self.momentum)
+        torch._foreach_mul_(grads, self._as_param(-lr / (1 - cfg.beta1**self.count)))
+        torch._foreach_add_(list(self.params), grads)
+        return {"optim/grad_norm": norm, "optim/clipped": clipped, "optim/lr": lr}
+
+    def _as_param(self, x: Tensor) -> Tensor:
+        return x.to(self.params[0].dtype)
+
+    def state(self) -> dict[str, Tensor]:
+        """Tensors to save, by flat names."""
+        named = {f"square.{i}": x for i, x in enumerate(self.square)}
+        named |= {f"momentum.{i}": x for i, x in enumerate(self.momentum)}
+        return {**named, "count": self.count}

@@ -1,0 +1,123 @@
+"""What was asked for on the command line, parsed and checked but not yet merged with presets.
+
+The command line builds these, commands take them. Fields are named after the options. None means
+`not typed`: the value then comes from the run, the preset or the default. `K=V` texts stay texts,
+because only the configuration knows the type that a key wants.
+"""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+Checkpoint = Literal["best", "last"] | int
+RESUME = ("never", "auto", "must")
+SIZES = ("1m", "12m", "25m", "50m", "100m", "200m", "400m")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRequest:
+    """`dreamer train`.
+
+    Attributes:
+        env_kwarg, settings: texts `K=V`, as typed (`--env-kwarg`, `--set`), in order.
+        preset: names or files, left to right.
+        image_size: rows, columns.
+        save_every: environment steps, or a duration such as `10m`.
+        max_time: seconds.
+        pixels, deterministic, compile: None if not typed.
+        resume: None means auto with `run_dir`, else never.
+        argv: the whole command line, for run.json.
+    """
+
+    env: str | None = None
+    env_kwarg: tuple[str, ...] = ()
+    preset: tuple[str, ...] = ()
+    config: Path | None = None
+    settings: tuple[str, ...] = ()
+    steps: int | None = None
+    size: str | None = None
+    train_ratio: float | None = None
+    num_envs: int | None = None
+    vec: str | None = None
+    pixels: bool | None = None
+    image_size: tuple[int, int] | None = None
+    seed: int | None = None
+    device: str | None = None
+    precision: str | None = None
+    compile: bool | None = None
+    deterministic: bool | None = None
+    run_dir: Path | None = None
+    runs_dir: Path | None = None
+    name: str | None = None
+    resume: str | None = None
+    save_every: int | str | None = None
+    keep: int | None = None
+    max_time: float | None = None
+    eval_every: int | None = None
+    eval_episodes: int | None = None
+    dream_every: int | None = None
+    init_from: str | None = None
+    log: tuple[str, ...] | None = None
+    plan: bool = False
+    argv: tuple[str, ...] = ()
+
+    def typed(self) -> dict[str, Any]:
+        """The options that were typed, by field name (without `argv`)."""
+        return {
+            f.name: getattr(self, f.name)
+            for f in fields(self)
+            if f.name != "argv" and getattr(self, f.name) != f.default
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateRequest:
+    """`dreamer evaluate RUN`. `policy` None: the run's own `eval_policy`; `output` ends in .json or .csv."""
+
+    run: str
+    runs_dir: Path | None = None
+    checkpoint: Checkpoint | None = None
+    episodes: int = 20
+    num_envs: int | None = None
+    seed: int | None = None
+    policy: str | None = None
+    env: str | None = None
+    env_kwarg: tuple[str, ...] = ()
+    min_return: float | None = None
+    video: Path | None = None
+    output: Path | None = None
+    device: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImagineRequest:
+    """`dreamer imagine RUN`. `scale`, `fps`, `out` None: chosen to fit."""
+
+    run: str
+    runs_dir: Path | None = None
+    checkpoint: Checkpoint | None = None
+    out: Path | None = None
+    mode: Literal["openloop", "policy"] = "openloop"
+    source: Literal["env", "replay"] = "env"
+    context: int = 5
+    horizon: int = 45
+    samples: int = 6
+    seed: int | None = None
+    scale: int | None = None
+    fps: int | None = None
+    metrics: Path | None = None
+    device: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportRequest:
+    """`dreamer export RUN`. `out` None: a folder beside the run's checkpoints; `opset` None: the exporter's own."""
+
+    run: str
+    runs_dir: Path | None = None
+    checkpoint: Checkpoint | None = None
+    out: Path | None = None
+    format: Literal["onnx", "pt2", "safetensors"] = "onnx"
+    part: Literal["policy", "world", "all"] = "policy"
+    verify: bool = True
+    opset: int | None = None

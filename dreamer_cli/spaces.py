@@ -1,0 +1,157 @@
+"""What an environment shows and takes, after wrapping: the agent's only knowledge of it.
+
+Observations are a flat dict of arrays, one spec a key. Actions are one flat float vector, the parts
+joined in order of their keys: a one-hot for every categorical entry, then plain numbers in [-1, 1]
+for continuous ones. Environments translate at their border (`envs/wrappers.py`), so replay, RSSM and
+actor never meet a Gymnasium space. No torch, no gymnasium here: a run's `run.json` rebuilds the spec.
+"""
+
+import colorsys
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+OBSERVATION_DTYPES = {"image": "uint8", "vector": "float32", "discrete": "int32"}
+
+
+@dataclass(frozen=True)
+class ObsSpec:
+    """One key of the observation.
+
+    Attributes:
+        kind: `image` (uint8, C Y X), `vector` (float32, n) or `discrete` (int32, one number an entry).
+        shape: shape of one observation.
+        classes: for `discrete`, how many values each entry can take.
+    """
+
+    kind: Literal["image", "vector", "discrete"]
+    shape: tuple[int, ...]
+    classes: tuple[int, ...] = ()
+
+    @property
+    def dtype(self) -> str:
+        """The settled numpy dtype of this kind."""
+        return OBSERVATION_DTYPES[self.kind]
+
+    @property
+    def width(self) -> int:
+        """Numbers that enter a network: one-hots for discrete entries."""
+        return sum(self.classes) if self.kind == "discrete" else math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class ActionPart:
+    """One key of the action: categorical entries (`classes`) or `size` continuous numbers.
+
+    With the flat vector's numbers x of this part, the environment is given, reshaped to `shape` as `dtype`:
+    for `discrete`, `start + argmax` over each entry's classes; for `continuous`,
+    `low + (clip(x, -1, 1) + 1) / 2 * (high - low)`, rounded where `dtype` is an integer.
+
+    Attributes:
+        key: `action`, or the path inside a Dict or Tuple action joined with `/`.
+        classes: choices of each categorical entry.
+        size: how many continuous numbers.
+        names: what the choices of a single categorical entry are called, if the environment says.
+        low, high: bounds of the continuous numbers, in the environment's units.
+        start: the environment's number for class 0 of each categorical entry.
+        shape, dtype: of the array that the environment is given; shape () is a single number.
+        path: where the part stands in a nested action (names in a Dict, positions in a Tuple); () is the whole action.
+    """
+
+    key: str
+    kind: Literal["discrete", "continuous"]
+    classes: tuple[int, ...] = ()
+    size: int = 0
+    names: tuple[str, ...] = ()
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
+    start: tuple[int, ...] = ()
+    shape: tuple[int, ...] = ()
+    dtype: str = "float32"
+    path: tuple[str | int, ...] = ()
+
+    @property
+    def width(self) -> int:
+        """Numbers in the flat action vector."""
+        return sum(self.classes) if self.kind == "discrete" else self.size
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """Everything about an environment that the agent is built from.
+
+    Attributes:
+        observation: key → spec, in the order that the environment declares.
+        action: parts, sorted by key.
+        repeat: environment steps that one decision costs (action repeat, frameskip).
+        left_out: keys of the observation that cannot be learnt from → why; no part of equality.
+    """
+
+    observation: Mapping[str, ObsSpec]
+    action: tuple[ActionPart, ...]
+    repeat: int = 1
+    left_out: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+    @property
+    def action_width(self) -> int:
+        """A, the width of the flat action vector."""
+        return sum(part.width for part in self.action)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON, for `run.json` and `interface.json`."""
+        return {
+            "observation": {key: asdict(spec) for key, spec in self.observation.items()},
+            "action": [asdict(part) for part in self.action],
+            "repeat": self.repeat,
+            "left_out": dict(self.left_out),
+        }
+
+    @staticmethod
+    def from_json(tree: Mapping[str, Any]) -> "EnvSpec":
+        """The inverse of `to_json`."""
+
+        def tuples(record: Mapping[str, Any]) -> dict[str, Any]:
+            return {key: tuple(value) if isinstance(value, list) else value for key, value in record.items()}
+
+        return EnvSpec(
+            observation={key: ObsSpec(**tuples(spec)) for key, spec in tree["observation"].items()},
+            action=tuple(ActionPart(**tuples(part)) for part in tree["action"]),
+            repeat=tree["repeat"],
+            left_out=tree.get("left_out", {}),
+        )
+
+
+def action_from_indices(part: ActionPart, indices: np.ndarray) -> np.ndarray:
+    """One-hots (..., width) of chosen classes (..., entries) of a discrete part."""
+    columns = [np.eye(n, dtype=np.float32)[indices[..., i]] for i, n in enumerate(part.classes)]
+    return np.concatenate(columns, -1)
+
+
+def as_rgb(image: np.ndarray) -> np.ndarray:
+    """Any image observation as a picture: uint8 (..., C, Y, X) to uint8 (..., Y, X, 3).
+
+    One channel is grey, three are red, green, blue. Other numbers (MinAtar has one channel for each kind of
+    object) get one fixed colour a channel; where several are lit, the brighter component shows.
+    """
+    channels = image.shape[-3]
+    if channels == 1:
+        return np.repeat(np.moveaxis(image, -3, -1), 3, axis=-1)
+    if channels == 3:
+        return np.ascontiguousarray(np.moveaxis(image, -3, -1))
+    picture = np.zeros((*image.shape[:-3], *image.shape[-2:], 3), np.uint8)
+    for channel in range(channels):
+        lit = image[..., channel, :, :, None].astype(np.uint16) * PALETTE[channel % len(PALETTE)] // 255
+        np.maximum(picture, lit.astype(np.uint8), out=picture)
+    return picture
+
+
+def _palette(colours: int) -> np.ndarray:
+    """Hues a golden ratio apart, so that neighbours differ however many there are; two levels of saturation."""
+    rgb = [colorsys.hsv_to_rgb(0.58 + 0.618 * i, (0.85, 0.45)[i % 2], 1.0) for i in range(colours)]
+    return np.round(np.array(rgb) * 255).astype(np.uint16)
+
+
+PALETTE = _palette(24)

@@ -1,0 +1,71 @@
+"""Tensors that travel together.
+
+```
+             t=0          t=1          t=2
+obs           o0           o1           o2     obs[t], reward[t], is_*[t] arrive together
+action           a0 ────▶     a1 ────▶         action[t] answers obs[t]; prev_action[t] = action[t-1]
+```
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+
+class State(NamedTuple):
+    """A moment of the RSSM (or a sequence of moments, with a time axis in front of the features).
+
+    deter: ... D, the memory; stoch: ... S K one-hot (categorical), the sampled guess.
+    """
+
+    deter: Tensor
+    stoch: Tensor
+
+
+class Carry(NamedTuple):
+    """What acting keeps between environment steps: the last state and the action that followed it (B A)."""
+
+    state: State
+    action: Tensor
+
+
+class Noise(NamedTuple):
+    """Randomness of one decision, drawn outside: latent B S K (Gumbel), action B A (Gumbel or normal)."""
+
+    latent: Tensor
+    action: Tensor
+
+
+class Batch(NamedTuple):
+    """B sequences of T trained records, and what came just before each.
+
+    obs: B T ...; action: B T+1 A, led by the action of the context record; reward, is_*: B T;
+    start: the latent stored with the context record (B ...), in which the sequence begins.
+    """
+
+    obs: dict[str, Tensor]
+    action: Tensor
+    reward: Tensor
+    is_first: Tensor
+    is_last: Tensor
+    is_terminal: Tensor
+    start: State
+
+    @property
+    def prev_action(self) -> Tensor:
+        """B T A: the action that led to each record. The only place that shifts actions against time."""
+        return self.action[:, :-1]
+
+
+class Records(NamedTuple):
+    """One record of each of N environments, as numpy arrays.
+
+    obs: key → N ...; reward: N float32, unscaled; is_first, is_last, is_terminal: N bool.
+    """
+
+    obs: dict[str, np.ndarray]
+    reward: np.ndarray
+    is_first: np.ndarray
+    is_last: np.ndarray
+    is_terminal: np.ndarray

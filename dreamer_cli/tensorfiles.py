@@ -1,0 +1,155 @@
+"""Tensors in files: the safetensors format, written from memory without a copy, and read with suspicion."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from dreamer_cli.errors import StateError
+
+Arrays = Mapping[str, Tensor | np.ndarray]
+
+_NAMES = {
+    torch.bool: "BOOL",
+    torch.uint8: "U8",
+    torch.int8: "I8",
+    torch.uint16: "U16",
+    torch.int16: "I16",
+    torch.uint32: "U32",
+    torch.int32: "I32",
+    torch.uint64: "U64",
+    torch.int64: "I64",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.float32: "F32",
+    torch.float64: "F64",
+}
+
+
+def as_tensor(value: Tensor | np.ndarray) -> Tensor:
+    """A contiguous tensor in main memory; the same memory where it already is one."""
+    if isinstance(value, np.ndarray):
+        # ascontiguousarray would turn a single number into a list of one.
+        value = torch.from_numpy(value if value.flags.c_contiguous else value.copy(order="C"))
+    return value.detach().to("cpu").contiguous()
+
+
+def size_of(arrays: Arrays) -> int:
+    """Bytes of all values, without header."""
+    return sum(value.nbytes for value in arrays.values())
+
+
+def tensor_parts(arrays: Arrays, metadata: Mapping[str, str] | None = None) -> Iterator[Any]:
+    """A safetensors file as a sequence of buffers (header first), for `Files.write`.
+
+    One tensor at a time leaves the device, and none is copied that already lies in main memory:
+    a replay's latents may fill half of it. The library's own `save_file` copies all, and does not fsync.
+    """
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    offset = 0
+    for name, value in arrays.items():
+        dtype = value.dtype if isinstance(value, Tensor) else torch.from_numpy(np.empty(0, value.dtype)).dtype
+        header[name] = {
+            "dtype": _NAMES[dtype],
+            "shape": list(value.shape),
+            "data_offsets": [offset, offset + value.nbytes],
+        }
+        offset += value.nbytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # data starts aligned
+    yield len(text).to_bytes(8, "little") + text
+    for value in arrays.values():
+        if value.nbytes:
+            yield as_tensor(value).reshape(-1).view(torch.uint8).numpy()
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file, on the CPU.
+
+    Raises:
+        StateError: it cannot be read as one.
+    """
+    try:
+        return safetensors.torch.load_file(path)
+    except (OSError, safetensors.SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise StateError(f"{path} is no readable safetensors file ({error}).") from error
+
+
+def load_into(module: nn.Module, tensors: Mapping[str, Tensor], what: str = "the checkpoint") -> None:
+    """Copy tensors into a module, once all names, shapes and dtypes agree.
+
+    Raises:
+        StateError: they do not; the module is unchanged, and the message names what differs.
+    """
+    own = module.state_dict()
+    differences = [f"{name} is missing" for name in own if name not in tensors]
+    differences += [f"{name} is unknown" for name in tensors if name not in own]
+    for name in own:
+        if name in tensors:
+            (mine, theirs) = own[name], tensors[name]
+            if mine.shape != theirs.shape:
+                differences.append(f"{name} is {tuple(theirs.shape)} instead of {tuple(mine.shape)}")
+            elif mine.dtype != theirs.dtype:
+                differences.append(f"{name} is {theirs.dtype} instead of {mine.dtype}")
+    if differences:
+        shown = "; ".join(differences[:5]) + (f"; and {len(differences) - 5} more" if len(differences) > 5 else "")
+        raise StateError(
+            f"{what} does not fit this model: {shown}.",
+            hint="Use the settings that it was trained with (config.yaml of the run).",
+        )
+    with torch.no_grad():
+        for name, value in own.items():
+            value.copy_(tensors[name])
+
+
+def pack(tree: Any, prefix: str = "") -> tuple[Any, dict[str, Tensor]]:
+    """Split nested dicts, lists and tuples into JSON and tensors, e.g. `optimizer.state_dict()`.
+
+    Tensors become `{"$tensor": name}`, tuples lists; a dict with other keys than text becomes a list of pairs.
+
+    Raises:
+        TypeError: something else is in there, which JSON cannot hold.
+    """
+    tensors: dict[str, Tensor] = {}
+
+    def visit(value: Any, path: str) -> Any:
+        if isinstance(value, (Tensor, np.ndarray)):
+            tensors[path] = as_tensor(value)
+            return {"$tensor": path}
+        if isinstance(value, Mapping):
+            items = {key: visit(item, f"{path}/{key}" if path else str(key)) for key, item in value.items()}
+            if all(isinstance(key, str) and not key.startswith("$") for key in items):
+                return items
+            return {"$pairs": [[key, item] for key, item in items.items()]}
+        if isinstance(value, (list, tuple)):
+            return [visit(item, f"{path}/{index}" if path else str(index)) for index, item in enumerate(value)]
+        if value is None or isinstance(value, (bool, int, float, str)):
+            return value
+        raise TypeError(f"{path} is a {type(value).__name__}, which cannot be saved")
+
+    return visit(tree, prefix), tensors
+
+
+def unpack(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """The inverse of `pack` (tuples stay lists).
+
+    Raises:
+        StateError: a tensor that the tree names is missing.
+    """
+    if isinstance(tree, list):
+        return [unpack(item, tensors) for item in tree]
+    if not isinstance(tree, dict):
+        return tree
+    if "$tensor" in tree:
+        if tree["$tensor"] not in tensors:
+            raise StateError(f"the saved state names {tree['$tensor']!r}, but no such tensor was saved.")
+        return tensors[tree["$tensor"]]
+    if "$pairs" in tree:
+        return {key: unpack(item, tensors) for key, item in tree["$pairs"]}
+    return {key: unpack(item, tensors) for key, item in tree.items()}

@@ -1,0 +1,72 @@
+"""The guess about the present: how network outputs become a sample, and how far two guesses are apart."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from dreamer_cli.nets.distributions import OneHot, categorical_kl, gumbel
+from dreamer_cli.registry import STRICT
+from dreamer_cli.shapes import Float
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class CategoricalConfig:
+    """`groups` independent categoricals of `classes` classes (Dreamer V2 and V3). `unimix`: share of uniform."""
+
+    groups: int = 32
+    classes: int = 16
+    unimix: float = 0.01
+
+    def build(self) -> "Categorical":
+        """The latent; it has no parameters of its own."""
+        return Categorical(self)
+
+
+class Categorical:
+    """S groups of K classes; a sample is S one-hot rows, its statistics are the logits ... S·K.
+
+    Every latent has: `shape` of a sample, `size` of it flat, `stats_size`, `noise`, `sample`, `mode`,
+    `entropy`, `kl`, and `pack`/`unpack` for storage.
+    """
+
+    def __init__(self, cfg: CategoricalConfig) -> None:
+        self.shape = (cfg.groups, cfg.classes)
+        self.size = self.stats_size = cfg.groups * cfg.classes
+        self.unimix = cfg.unimix
+        self.packed = ((cfg.groups,), np.dtype(np.uint8 if cfg.classes <= 256 else np.uint16))
+
+    def _onehot(self, stats: Tensor) -> OneHot:
+        return OneHot(stats.unflatten(-1, self.shape), self.unimix)
+
+    def noise(self, lead: tuple[int, ...], like: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """lead S K Gumbel noise, the randomness of one sample each."""
+        return gumbel((*lead, *self.shape), like, generator)
+
+    def sample(self, stats: Float[Tensor, "*lead SK"], noise: Float[Tensor, "*lead S K"]) -> Float[Tensor, "*lead S K"]:
+        """One-hot rows with straight-through gradients."""
+        return self._onehot(stats).sample(noise)
+
+    def mode(self, stats: Tensor) -> Tensor:
+        """The likeliest classes, ... S K."""
+        return self._onehot(stats).mode
+
+    def entropy(self, stats: Tensor) -> Tensor:
+        """In nats, summed over the groups."""
+        return self._onehot(stats).entropy().sum(-1)
+
+    def kl(self, post: Float[Tensor, "*lead SK"], prior: Float[Tensor, "*lead SK"]) -> Float[Tensor, "*lead"]:
+        """KL(post ‖ prior) in nats, summed over the groups."""
+        return categorical_kl(self._onehot(post), self._onehot(prior)).sum(-1)
+
+    def pack(self, stoch: Tensor) -> Tensor:
+        """... S K one-hot → ... S class indices: 1 byte instead of 4·K."""
+        return stoch.argmax(-1)
+
+    def unpack(self, packed: Tensor) -> Tensor:
+        """The inverse of `pack`, as float32."""
+        return F.one_hot(packed.long(), self.shape[-1]).float()
+
+
+LATENTS = {"categorical": CategoricalConfig}

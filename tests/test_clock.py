@@ -1,0 +1,118 @@
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dreamer_cli.clock import Every, Ratio, Until, duration_s
+from dreamer_cli.errors import ConfigError
+
+FIXTURES = json.loads((Path(__file__).parent / "fixtures" / "reference.json").read_text())
+
+
+class Clock:
+    """A clock that goes only when told to."""
+
+    def __init__(self) -> None:
+        self.time = 100.0
+
+    def __call__(self) -> float:
+        return self.time
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("10m", 600), ("1.5h", 5400), ("11h30m", 41400), ("2d", 172800), ("0s", 0)]
+)
+def test_duration(text, seconds):
+    assert duration_s(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "10", "10M", "m", "1e3s", "-1s", "10 m", "1.2.3s", "nan", "\u0661m"])
+def test_duration_refuses(text):
+    with pytest.raises(ConfigError):
+        duration_s(text)
+
+
+def test_every_by_steps_fires_once_for_each_crossed_multiple_or_several_together():
+    every = Every(10)
+    assert [step for step in (0, 4, 10, 10, 19, 21, 55, 59, 60) if every.due(step)] == [10, 21, 55, 60]
+
+
+def test_every_goes_on_after_a_resume_as_if_it_had_not_stopped():
+    steps = list(range(0, 200, 7))
+    straight = Every(30)
+    expected = [straight.due(step) for step in steps]
+    for cut in range(1, len(steps)):
+        resumed = Every(30, start=steps[cut - 1])
+        assert [resumed.due(step) for step in steps[cut:]] == expected[cut:]
+
+
+def test_every_by_seconds():
+    clock = Clock()
+    every = Every("10s", now=clock)
+    due = []
+    for clock.time in (100.0, 109.9, 110.0, 115.0, 119.9, 120.0, 190.0, 190.1):
+        due.append(every.due(0))
+    assert due == [False, False, True, False, False, True, True, False]
+
+
+@pytest.mark.parametrize("interval", [0, "0s"])
+def test_every_zero_is_never(interval):
+    every = Every(interval)
+    assert not any(every.due(step) for step in range(100))
+
+
+def test_until():
+    clock = Clock()
+    until = Until(10, seconds=5, now=clock)
+    assert until(0)
+    assert until(9)
+    assert not until(10)
+    assert not until.time_is_up
+    clock.time += 5
+    assert not until(0)
+    assert until.time_is_up
+    assert Until(10)(9)
+
+
+def test_ratio_matches_the_reference():
+    fixture = FIXTURES["train_ratio"]
+    ratio = Ratio(32, 1024)
+    updates = {step: ratio(step) for step in range(1024, 1154)}
+    assert [step for step, number in updates.items() if number] == fixture["update_steps"]
+    assert set(updates.values()) == {0, 1}
+    for train_ratio, expected in [
+        (1024, fixture["with_ratio_1024/1024_first_10"]),
+        (2048, fixture["with_ratio_2048/1024_first_5"]),
+    ]:
+        ratio = Ratio(train_ratio, 1024)
+        assert [ratio(step) for step in range(1024, 1024 + len(expected))] == expected
+
+
+@given(
+    st.one_of(st.integers(1, 4096), st.floats(0.001, 4096)),
+    st.integers(1, 2048),
+    st.lists(st.integers(0, 500), min_size=1, max_size=60),
+    st.data(),
+)
+def test_ratio_never_loses_credit(train_ratio, batch_records, portions, data):
+    """Portions do not matter, nor does a save and resume between them: only how much was collected."""
+    whole, parts = Ratio(train_ratio, batch_records), Ratio(train_ratio, batch_records)
+    assert whole(7) == parts(7) == 1
+    records = done = 0
+    for portion in portions:
+        records += portion
+        done += parts(7 + records)
+        if data.draw(st.booleans()):
+            state = json.loads(json.dumps(parts.state()))
+            parts = Ratio(train_ratio, batch_records)
+            parts.load(state)
+    assert done == whole(7 + records)
+    assert abs(done - records * train_ratio / batch_records) < 1 + 1e-6
+
+
+def test_ratio_zero_never_updates():
+    assert not any(Ratio(0, 1024)(step) for step in range(10))
+    frozen = Ratio(0, 16)
+    assert [frozen(step) for step in (0, 1000)] == [0, 0]

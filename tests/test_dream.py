@@ -1,0 +1,220 @@
+"""Dreams against an RSSM stepped by hand; windows; seeds."""
+
+import numpy as np
+import pytest
+import torch
+
+from dreamer_cli.agent import Agent
+from dreamer_cli.behaviour.actor_critic import BehaviourConfig
+from dreamer_cli.dream import Stretch, Windows, batch_windows, dream, stack_windows
+from dreamer_cli.errors import StateError
+from dreamer_cli.nets.heads import ActorConfig, HeadConfig
+from dreamer_cli.spaces import ActionPart, EnvSpec, ObsSpec
+from dreamer_cli.structs import Batch, Carry, State
+from dreamer_cli.world.coders import CoderConfig
+from dreamer_cli.world.cores import BlockGRUConfig
+from dreamer_cli.world.latents import CategoricalConfig
+from dreamer_cli.world.model import WorldConfig
+from dreamer_cli.world.objectives import ReconstructConfig
+from dreamer_cli.world.rssm import RSSMConfig
+
+SPEC = EnvSpec(
+    {
+        "image": ObsSpec("image", (3, 8, 8)),
+        "vector": ObsSpec("vector", (3,)),
+        "cards": ObsSpec("discrete", (2,), (3, 4)),
+    },
+    (ActionPart("action", "discrete", (3,)), ActionPart("push", "continuous", (), 2)),
+)
+
+
+def tiny_agent(spec: EnvSpec = SPEC, seed: int = 0) -> Agent:
+    """A real agent of a few thousand parameters, heads not at zero, so that its dreams move."""
+    coder = CoderConfig(depth=4, units=16, layers=1, blocks=2)
+    head = HeadConfig(units=16)
+    dynamics = RSSMConfig(
+        core=BlockGRUConfig(units=16, blocks=2), latent=CategoricalConfig(groups=4, classes=4), hidden=16
+    )
+    world = WorldConfig(dynamics=dynamics, encoder=coder, objective=ReconstructConfig(decoder=coder), reward=head)
+    torch.manual_seed(seed)
+    agent = Agent(world, BehaviourConfig(actor=ActorConfig(units=16, layers=1), critic=head), spec)
+    for parameter in agent.parameters():
+        parameter.data += 0.2 * torch.randn_like(parameter)
+    return agent
+
+
+def make_stretch(length: int, seed: int, ends: bool = False) -> Stretch:
+    """Random records of one episode, which dies with the last one if `ends`."""
+    rng = np.random.default_rng(seed)
+    terminal = np.zeros(length, bool)
+    terminal[-1] = ends
+    return Stretch(
+        {
+            "image": rng.integers(0, 256, (length, 3, 8, 8), dtype=np.uint8),
+            "vector": rng.normal(size=(length, 3)).astype(np.float32),
+            "cards": rng.integers(0, 3, (length, 2)).astype(np.int32),
+        },
+        np.concatenate([np.eye(3)[rng.integers(0, 3, length)], rng.normal(size=(length, 2))], 1).astype(np.float32),
+        rng.normal(size=length).astype(np.float32),
+        terminal,
+    )
+
+
+@pytest.fixture(scope="module")
+def agent() -> Agent:
+    return tiny_agent()
+
+
+@pytest.fixture
+def windows() -> Windows:
+    """Two windows of 12 records, and one whose episode ends after 8."""
+    return stack_windows([make_stretch(12, 0), make_stretch(8, 1, ends=True), make_stretch(12, 2)])
+
+
+def generator(seed: int = 3) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def by_hand(agent: Agent, windows: Windows, context: int, moments: int) -> dict[str, np.ndarray]:
+    """Decode an RSSM that is stepped one record at a time, with the public step functions only."""
+    random, rows = generator(), len(windows.length)
+    state, action = agent.initial(rows)
+    shown: list[dict[str, torch.Tensor]] = []
+    with torch.no_grad():
+        for t in range(moments):
+            noise = agent.noise(rows, random)
+            if t < context:
+                obs = {key: torch.as_tensor(value[:, t]) for key, value in windows.obs.items()}
+                first = torch.full((rows,), t == 0)
+                state, _ = agent.world.dynamics.observe_step(
+                    state, action, agent.world.encoder(obs), first, noise.latent
+                )
+            else:
+                state = agent.world.dynamics.imagine_step(state, action, noise.latent)
+            action = torch.as_tensor(windows.action[:, t])
+            decoded = agent.world.decode(agent.world.dynamics.feat(state))
+            assert decoded is not None
+            shown.append(decoded)
+    return {key: torch.stack([step[key] for step in shown], 1).numpy() for key in shown[0]}
+
+
+def test_open_loop_equals_an_rssm_stepped_by_hand(agent, windows):
+    dreams = dream(agent, windows, "openloop", context=4, horizon=8, generator=generator())
+    expected = by_hand(agent, windows, context=4, moments=12)
+    for key in SPEC.observation:
+        np.testing.assert_allclose(dreams.model[key], expected[key], rtol=1e-4, atol=1e-5)
+    assert np.ptp(dreams.model["image"][:, 4:], axis=1).max() > 1e-3, "the dream stands still, so nothing was tested"
+
+
+def test_context_is_the_posterior_and_nothing_later_is_seen(agent, windows):
+    dreams = dream(agent, windows, "openloop", context=4, horizon=8, generator=generator())
+    blind = windows._replace(obs={key: value.copy() for key, value in windows.obs.items()})
+    for value in blind.obs.values():
+        value[:, 4:] = 0
+    again = dream(agent, blind, "openloop", context=4, horizon=8, generator=generator())
+    np.testing.assert_array_equal(dreams.model["image"], again.model["image"])
+    blind.obs["image"][:, 3] = 255 - blind.obs["image"][:, 3]
+    other = dream(agent, blind, "openloop", context=4, horizon=8, generator=generator())
+    np.testing.assert_array_equal(dreams.model["image"][:, :3], other.model["image"][:, :3])
+    assert np.abs(dreams.model["image"][:, 3] - other.model["image"][:, 3]).max() > 1e-4
+
+
+@pytest.mark.parametrize("mode", ["openloop", "policy"])
+def test_seed_repeats_the_dream(agent, windows, mode):
+    first, again, other = (
+        dream(agent, windows, mode, context=4, horizon=8, generator=generator(seed)) for seed in (3, 3, 4)
+    )
+    for name, value in first.arrays().items():
+        np.testing.assert_array_equal(value, again.arrays()[name])
+    assert not np.array_equal(first.model["vector"], other.model["vector"])
+
+
+def test_open_loop_stops_where_the_episode_does(agent, windows):
+    dreams = dream(agent, windows, "openloop", context=4, horizon=100, generator=generator())
+    assert dreams.moments == 12
+    assert dreams.length.tolist() == dreams.known.tolist() == [12, 8, 12]
+    np.testing.assert_array_equal(dreams.truth["image"][1, 8:], dreams.truth["image"][1, [7] * 4])
+
+
+def test_policy_shares_the_context_and_then_acts_by_itself(agent, windows):
+    real = dream(agent, windows, "openloop", context=4, horizon=8, generator=generator())
+    own = dream(agent, windows, "policy", context=4, horizon=20, generator=generator())
+    assert own.moments == 24
+    assert own.known.tolist() == [4, 4, 4]
+    np.testing.assert_array_equal(own.model["image"][:, :4], real.model["image"][:, :4])
+    np.testing.assert_array_equal(own.action[:, :3], windows.action[:, :3])
+    with torch.no_grad():  # the last real record is answered by the agent
+        assert not np.array_equal(own.action[:, 3], windows.action[:, 3])
+    np.testing.assert_array_equal(own.action[..., :3].sum(-1), 1)
+    # A dream ends with the first moment that the model itself holds for the end.
+    for m, length in enumerate(own.length):
+        over = np.flatnonzero(own.cont[m, 4:] < 0.5)
+        assert length == (over[0] + 5 if over.size else 24)
+
+
+def test_continue_is_shown_without_the_discount(agent, windows):
+    with torch.no_grad():
+        bias = agent.world.cont.output.linear.bias.clone()
+        agent.world.cont.output.linear.bias.fill_(50.0)
+        dreams = dream(agent, windows, "openloop", context=4, horizon=2, generator=generator())
+        agent.world.cont.output.linear.bias.copy_(bias)
+    assert dreams.cont.min() == 1.0
+
+
+def test_too_short_for_the_context(agent, windows):
+    with pytest.raises(StateError, match="8 records") as error:
+        dream(agent, windows, "openloop", context=8, horizon=4, generator=generator())
+    assert error.value.hint == "Try --context 7"
+
+
+def test_without_decoder(agent, windows, monkeypatch):
+    monkeypatch.setattr(agent.world, "decode", lambda feat: None)
+    with pytest.raises(StateError, match="no decoder") as error:
+        dream(agent, windows, "policy", context=2, horizon=2, generator=generator())
+    assert error.value.exit_code == 4
+
+
+def test_batch_windows_cut_where_an_episode_begins(agent):
+    stretches = [make_stretch(6, seed) for seed in range(3)]
+    first = torch.zeros(3, 6, dtype=torch.bool)
+    first[0, 2] = first[1, 0] = first[2, 5] = True
+    action = torch.stack([torch.as_tensor(s.action) for s in stretches])
+    batch = Batch(
+        obs={key: torch.stack([torch.as_tensor(s.obs[key]) for s in stretches]) for key in SPEC.observation},
+        action=torch.cat([torch.full((3, 1, 5), 7.0), action], 1),
+        reward=torch.stack([torch.as_tensor(s.reward) for s in stretches]),
+        is_first=first,
+        is_last=torch.zeros(3, 6, dtype=torch.bool),
+        is_terminal=torch.zeros(3, 6, dtype=torch.bool),
+        start=State(torch.ones(3, 16), torch.ones(3, 4, 4)),
+    )
+    windows, start = batch_windows(batch, samples=2)
+    assert windows.length.tolist() == [6, 5]  # rows 1 and 2; row 0 stays in one episode for 2 records only
+    np.testing.assert_array_equal(windows.action[0], stretches[1].action)
+    np.testing.assert_array_equal(windows.obs["image"][1, :5], stretches[2].obs["image"][:5])
+    assert start.action.sum(1).tolist() == [0, 35]  # row 1 begins an episode: nothing came before
+    assert start.state.deter.sum(1).tolist() == [0, 16]
+    dream(agent, windows, "openloop", context=2, horizon=9, generator=generator(), start=start)
+
+
+def test_start_is_where_the_dream_begins(agent, windows):
+    """Splitting a context in two, and handing the state over, changes nothing."""
+    whole = dream(agent, windows, "openloop", context=4, horizon=8, generator=generator())
+    random = generator()
+    state, action = agent.initial(3)
+    with torch.no_grad():
+        for t in range(2):
+            obs = {key: torch.as_tensor(value[:, t]) for key, value in windows.obs.items()}
+            noise = agent.noise(3, random).latent
+            first = torch.full((3,), t == 0)
+            state, _ = agent.world.dynamics.observe_step(state, action, agent.world.encoder(obs), first, noise)
+            action = torch.as_tensor(windows.action[:, t])
+    rest = Windows(
+        {key: value[:, 2:] for key, value in windows.obs.items()},
+        windows.action[:, 2:],
+        windows.reward[:, 2:],
+        windows.is_terminal[:, 2:],
+        windows.length - 2,
+    )
+    later = dream(agent, rest, "openloop", context=2, horizon=8, generator=random, start=Carry(state, action))
+    np.testing.assert_allclose(later.model["vector"], whole.model["vector"][:, 2:], rtol=1e-4, atol=1e-5)

@@ -1,0 +1,54 @@
+"""Errors of a dream, worked out by hand."""
+
+import numpy as np
+import pytest
+
+from dreamer_cli.dream import Dreams
+from dreamer_cli.dream_error import measure, summarize
+from dreamer_cli.spaces import ObsSpec
+
+
+def test_metrics_by_hand():
+    """Two samples, context 1, horizon 2; the second sample's episode ends after one dreamed record."""
+    zeros = np.zeros((2, 3), np.float32)
+    image, vector = np.full((2, 3, 1, 2, 2), 51, np.uint8), np.zeros((2, 3, 2), np.float32)
+    model = {
+        "image": image.astype(np.float32) / 255,
+        "vector": vector.copy(),
+        "cards": np.tile(np.array([0.1, 0.9, 0.7, 0.2, 0.1], np.float32), (2, 3, 1)),
+    }
+    model["image"][:, 1] += 0.1
+    model["vector"][0, 1], model["vector"][1, 1], model["vector"][0, 2] = [1, 3], [0, 0], [2, 0]
+    model["vector"][1, 2] = 1e9  # after the end: counts nowhere
+    cards = np.tile(np.array([1, 2], np.int32), (2, 3, 1))
+    reward, cont, true_cont = zeros.copy(), np.ones((2, 3), np.float32), np.ones((2, 3), np.float32)
+    reward[0, 1], reward[1, 1], true_cont[1, 1] = 3, -1, 0
+    specs = {
+        "image": ObsSpec("image", (1, 2, 2)),
+        "vector": ObsSpec("vector", (2,)),
+        "cards": ObsSpec("discrete", (2,), (2, 3)),
+    }
+    length = np.array([3, 2])
+    dreams = Dreams(
+        "openloop", 1, {"image": image, "vector": vector, "cards": cards}, model, np.zeros((2, 3, 2), np.float32),
+        reward, cont, zeros, true_cont, length, length,
+    )  # fmt: skip
+    rows = measure(dreams, specs)
+    assert [(row["step"], row["samples"]) for row in rows] == [(1, 2), (2, 1)]
+    assert rows[0]["image/mse"] == pytest.approx(0.01, rel=1e-5)
+    assert rows[0]["image/psnr"] == pytest.approx(20, abs=1e-3)
+    assert rows[0]["vector/mse"] == pytest.approx((1 + 9) / 4)
+    assert rows[0]["cards/accuracy"] == 0.5  # the first entry is right, the second is not
+    assert rows[0]["reward/error"] == 2
+    assert rows[0]["cont/accuracy"] == 0.5  # an end that was not foreseen
+    assert rows[1]["vector/mse"] == 2
+    summary = summarize(rows)
+    assert summary["vector/mse"] == pytest.approx(2.25)
+    policy = measure(dreams._replace(mode="policy"), specs)
+    assert policy[0] == {"step": 1, "samples": 2, "reward": 1.0, "cont": 1.0}
+
+
+def test_a_perfect_picture_has_no_finite_psnr():
+    rows = [{"step": 1, "samples": 1, "image/psnr": None}, {"step": 2, "samples": 1, "image/psnr": 30.0}]
+    assert summarize(rows) == {"image/psnr": 30.0}
+    assert summarize([]) == {}
