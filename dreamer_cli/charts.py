@@ -15,6 +15,7 @@ from dreamer_cli.panels import (
     SHADE,
     Color,
     Columns,
+    Pixels,
     ends,
     font,
     phase,
@@ -62,7 +63,7 @@ class Curves:
             draw.line((left + now, y, left + now, y + self.chart - 1), fill=phase(t, self.dream.context))
             draw.rectangle((left - 1, y - 1, left + self.size[0], y + self.chart), outline=LINE)
 
-    def _x(self, t: float) -> float:
+    def _x(self, t: Pixels) -> float:
         return t / max(1, self.dream.moments - 1) * (self.size[0] - 1)
 
     def _bounds(self, dim: int) -> tuple[float, float]:
@@ -76,7 +77,8 @@ class Curves:
         if dream.mode == "policy":  # only a few moments are known, so the dream sets the range
             room = max(room, float(np.ptp(model)) if model.size else 0.0)
         if model.size:
-            low, high = max(low - room, min(low, model.min())), min(high + room, max(high, model.max()))
+            lowest, highest = float(model.min()), float(model.max())
+            low, high = max(low - room, min(low, lowest)), min(high + room, max(high, highest))
         margin = 0.08 * max(high - low, 1e-3, 0.02 * abs(high))
         return low - margin, high + margin
 
@@ -141,7 +143,8 @@ class ClassBars:
                 fill = LINE if past_dream else phase(t, dream.context)
                 for k, p in enumerate(chance):
                     x0, x1 = left + k * self.columns.width / classes, left + (k + 1) * self.columns.width / classes
-                    draw.rectangle((x0 + (x1 - x0 > 3), floor - p * (self.row - 12), x1 - 1, floor), fill=fill)
+                    box = (x0, floor - p * (self.row - 12), max(x0, x1 - 2), floor)
+                    draw.rectangle(box, fill=fill)
                     if k == dream.truth[self.name][m, t, i] and not past_truth:
                         draw.rectangle(((x0 + x1) / 2 - 3, floor + 4, (x0 + x1) / 2 + 3, floor + 8), fill=INK)
                 draw.line((left, floor + 1, left + self.columns.width - 1, floor + 1), fill=LINE)

@@ -128,7 +128,8 @@ class Checkpoints:
         final, draft = self.path(step), temporary(self.directory)
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            require_space(self.directory, sum(map(size_of, tensors.values())) + sum(map(len, texts.values())))
+            size = sum(map(size_of, tensors.values())) + sum(map(len, texts.values()))
+            require_space(self.directory, size, self._files)
             self._files.mkdir(draft)
             parts = {name: tensor_parts(arrays) for name, arrays in tensors.items()}
             written = {}

@@ -21,7 +21,7 @@ from torch import Tensor
 from dreamer_cli.agent import Agent
 from dreamer_cli.errors import StateError
 from dreamer_cli.structs import Batch, Carry, State
-from dreamer_cli.world.rssm import stack
+from dreamer_cli.world.rssm import stack, zero_where
 
 DreamMode = Literal["openloop", "policy"]
 # A dream is over once the model itself gives its going on less than this.
@@ -110,10 +110,10 @@ def stack_windows(stretches: Iterable[Stretch]) -> Windows:
     )
 
 
-def batch_windows(batch: Batch, samples: int) -> tuple[Windows, Carry]:
-    """The first `samples` sequences of a replayed batch, each cut where another episode begins, and their start.
+def batch_windows(agent: Agent, batch: Batch, samples: int) -> tuple[Windows, Carry]:
+    """Up to `samples` sequences of a replayed batch, each cut where another episode begins, and their start.
 
-    Sequences that stay longest in one episode come first.
+    Those that stay longest in one episode come first. The batch is taken as the replay gives it.
     """
     inside = batch.is_first.clone()
     inside[:, 0] = False  # an episode that begins with the sequence is whole
@@ -126,10 +126,13 @@ def batch_windows(batch: Batch, samples: int) -> tuple[Windows, Carry]:
         action = to_numpy(batch.action[row, 1 : stop + 1])
         return Stretch(obs, action, to_numpy(batch.reward[row, :stop]), to_numpy(batch.is_terminal[row, :stop]))
 
-    fresh = batch.is_first[chosen, 0]
-    start = Carry(State(*(x[chosen] for x in batch.start)), batch.prev_action[chosen, 0])
-    blank = [torch.where(fresh.reshape(-1, *[1] * (x.dim() - 1)), 0, x) for x in (*start.state, start.action)]
-    return stack_windows(stretch(row) for row in chosen.tolist()), Carry(State(*blank[:2]), blank[2])
+    stoch = batch.start.stoch
+    unpacked = stoch if stoch.is_floating_point() else agent.world.dynamics.latent.unpack(stoch)
+    fresh, device = batch.is_first[chosen, 0], agent.initial(1).action.device
+    deter, stoch, action = (
+        zero_where(fresh, x[chosen]).to(device) for x in (batch.start.deter, unpacked, batch.prev_action[:, 0])
+    )
+    return stack_windows(stretch(row) for row in chosen.tolist()), Carry(State(deter, stoch), action)
 
 
 @torch.no_grad()
@@ -155,6 +158,7 @@ def dream(
     Raises:
         StateError: the model has no decoder, or a window is too short.
     """
+    require_decoder(agent)
     need = context + (mode == "openloop")
     if windows.length.min() < need:
         raise StateError(
@@ -165,11 +169,7 @@ def dream(
     states, action = _walk(agent, windows, mode, context, moments, generator, start)
     feat = agent.world.dynamics.feat(states)
     model = agent.world.decode(feat)
-    if model is None:
-        raise StateError(
-            "This model has no decoder, so its dreams cannot be shown.",
-            hint="Train with an objective that reconstructs: -s world.objective.kind=reconstruct",
-        )
+    assert model is not None
     # The discount may be folded into the head; what is shown is the chance that the episode goes on.
     cont = to_numpy(agent.world.cont(feat).mean / agent.world.cont_scale).clip(0, 1)
     if mode == "openloop":
@@ -193,6 +193,19 @@ def dream(
         known=known,
         length=length,
     )
+
+
+def require_decoder(agent: Agent) -> None:
+    """See that the model can draw what it dreams.
+
+    Raises:
+        StateError: it was trained without a decoder.
+    """
+    if agent.world.decode(agent.world.dynamics.feat(agent.initial(1).state)) is None:
+        raise StateError(
+            "This model has no decoder, so its dreams cannot be shown.",
+            hint="Train with one: dreamer train -s world.objective.kind=reconstruct",
+        )
 
 
 def _walk(

@@ -28,11 +28,21 @@ def measure(dreams: Dreams, specs: Mapping[str, ObsSpec]) -> list[dict[str, Any]
     return rows
 
 
-def summarize(rows: list[dict[str, Any]]) -> dict[str, float | None]:
-    """Each metric of `measure`, averaged over the steps of the horizon at which it is finite."""
+def summarize(dreams: Dreams, rows: list[dict[str, Any]]) -> dict[str, float | None]:
+    """Each metric of `measure`, averaged over the steps of the horizon at which it is finite.
+
+    Policy: also `return` (sum of predicted rewards) and `length` (steps) of the mean dream, until it ends.
+    """
     names = [name for name in (rows[0] if rows else {}) if name not in ("step", "samples")]
     found = {name: [row[name] for row in rows if row[name] is not None] for name in names}
-    return {name: float(np.mean(values)) if values else None for name, values in found.items()}
+    means = {name: float(np.mean(values)) if values else None for name, values in found.items()}
+    if dreams.mode == "policy":
+        dreamt = np.arange(dreams.moments) >= dreams.context
+        before_end = np.arange(dreams.moments) < dreams.length[:, None]
+        total = float((dreams.reward * (dreamt & before_end)).sum(1).mean())
+        means |= {"return": total if math.isfinite(total) else None}
+        means |= {"length": float((dreams.length - dreams.context).mean())}
+    return means
 
 
 def _predictions(dreams: Dreams, t: int, alive: np.ndarray) -> dict[str, float]:

@@ -8,10 +8,34 @@ import difflib
 from collections.abc import Iterable
 
 
+def nearest(name: str, known: Iterable[str]) -> list[str]:
+    """Known names that `name` is a typo or two away from; all that are equally close, since the typo may be any's."""
+    known = list(known)
+    limit = max(1, len(name) // 3)
+    distances = {other: _edits(name, other) for other in known if abs(len(name) - len(other)) <= limit}
+    best = min(distances.values(), default=limit + 1)
+    if best <= limit:
+        return [other for other, distance in distances.items() if distance == best]
+    return difflib.get_close_matches(name, known, n=1)
+
+
 def closest(name: str, known: Iterable[str]) -> str:
     """The sentence `Did you mean 'x'? `, or nothing if no known name is close."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"Did you mean {close[0]!r}? " if close else ""
+    close = nearest(name, known)
+    return f"Did you mean {' or '.join(map(repr, close))}? " if close else ""
+
+
+def _edits(a: str, b: str) -> int:
+    """Characters to insert, drop, replace or swap with their neighbour (optimal string alignment)."""
+    before, above = [0] * (len(b) + 1), list(range(len(b) + 1))
+    for i in range(1, len(a) + 1):
+        row = [i]
+        for j in range(1, len(b) + 1):
+            row.append(min(above[j] + 1, row[j - 1] + 1, above[j - 1] + (a[i - 1] != b[j - 1])))
+            if i > 1 and j > 1 and a[i - 1] == b[j - 2] and a[i - 2] == b[j - 1]:
+                row[j] = min(row[j], before[j - 2] + 1)
+        before, above = above, row
+    return above[-1]
 
 
 class DreamerError(Exception):

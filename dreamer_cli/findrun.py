@@ -187,4 +187,11 @@ def _index(root: Path) -> dict[Path, str]:
         except (ValueError, KeyError, TypeError, RecursionError):
             continue
         started[path] = max(started.get(path, ""), time)
-    return {path: time for path, time in started.items() if RunDir(path).holds_run()}
+    return {path: time for path, time in started.items() if _holds_run(path)}
+
+
+def _holds_run(path: Path) -> bool:
+    try:
+        return RunDir(path).holds_run()
+    except OSError:  # somebody else's directory, or no path at all
+        return False

@@ -20,12 +20,13 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dreamer_cli.envs.catalog import pip_line
 from dreamer_cli.errors import EnvError, UsageError
 from dreamer_cli.files import FILES
 from dreamer_cli.frozen import TORCH_DTYPES, Part
@@ -39,6 +40,7 @@ ONE_FILE = 1_900_000_000  # bytes of weights; protobuf ends at 2 GB, beyond this
 METADATA = "interface"  # the key under which a model file carries interface.json
 
 
+@runtime_checkable
 class Format(Protocol):
     """One format. `names` gives the model files' names; a runner is what a part does, read back from its file."""
 
@@ -71,9 +73,7 @@ class Onnx:
     def __init__(self, opset: int | None = None) -> None:
         missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
         if missing:
-            raise EnvError(
-                f"Writing ONNX needs {', '.join(missing)}.", hint='Type: pip install "dreamer-cli[onnx]"'
-            )
+            raise EnvError(f"Writing ONNX needs {', '.join(missing)}.", hint=f"Type: {pip_line('onnx')}")
         import onnx.defs
 
         newest = onnx.defs.onnx_opset_version()

@@ -259,7 +259,9 @@ def _state_ports(state: State, prefix: str) -> tuple[Port, Port]:
 
 def _latent_noise(state: State) -> Port:
     shape = tuple(state.stoch.shape[1:])
-    return Port("latent_noise", "noise", "float32", shape, draw=(("gumbel", 0, shape[-1]),), about="zeros take the mode")
+    return Port(
+        "latent_noise", "noise", "float32", shape, draw=(("gumbel", 0, shape[-1]),), about="zeros take the mode"
+    )
 
 
 def _native_port(part: ActionPart, name: str) -> Port:

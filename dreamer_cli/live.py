@@ -11,7 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -20,9 +20,10 @@ from rich.console import Group
 from rich.live import Live
 
 from dreamer_cli.errors import DreamerError
+from dreamer_cli.live_text import Number
 from dreamer_cli.live_view import SHARES, Evaluation, Phase, Snapshot, frame
 from dreamer_cli.numbers import format_duration
-from dreamer_cli.report import LINE_FRACTION, LINE_SECONDS, Reporter, printable, show_number
+from dreamer_cli.report import LINE_FRACTION, LINE_SECONDS, Reporter, is_terminal, printable, show_number
 from dreamer_cli.stop import StopSignal
 
 DRAW_SECONDS = 0.25
@@ -66,32 +67,31 @@ class TrainDisplay:
         about: Sequence[str] = (),
         run_dir: Path | str = "",
         start: int = 0,
-        returns: Sequence[tuple[int, float]] = (),
+        returns: Sequence[tuple[int, Number]] = (),
         stop: StopSignal | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._reporter, self._stop, self._clock = reporter, stop, clock
         self._lock = threading.Lock()
-        self._started = self._said_at = self._phase_at = clock()
-        self._said_step = start
+        self._started = self._said_at = self._phase_at = self._phase_said_at = clock()
+        self._said_step = self._step = start
+        self._updates = self._episodes = 0
         self._saved: tuple[str, float] | None = None
         self._announced: set[str] = set()
+        self._phase_said = 0
         self._returns = list(returns)
-        self._recent: deque[float] = deque((r for _, r in self._returns[-10:]), maxlen=10)
+        self._recent: deque[Number] = deque((r for _, r in self._returns[-10:]), maxlen=10)
         self._lengths: deque[int] = deque(maxlen=10)
         self._pace = _Pace(self._started, start)
         self._now = Snapshot(
             env=printable(env),
             about=[printable(word) for word in about],
             run_dir=printable(str(run_dir)),
-            step=start,
             total=total,
             return_best=max((r for _, r in self._returns), default=None),
         )
         console = reporter.console
-        self.live = bool(
-            console.is_terminal and not console.is_dumb_terminal and not reporter.quiet and console.file.isatty()
-        )
+        self.live = is_terminal(console.file) and console.is_interactive and not reporter.quiet
         self._canvas: Live | None = None
         self._thread: threading.Thread | None = None
         self._closing = threading.Event()
@@ -103,13 +103,14 @@ class TrainDisplay:
                 console=self._reporter.console, auto_refresh=False, get_renderable=self._frame, vertical_overflow="crop"
             )
             self._canvas.start(refresh=True)
+            self._reporter.stage = lambda name, done, total: self.phase(name or Phase.name, done, total)
             self._thread = threading.Thread(target=self._draw_on, name="display", daemon=True)
             self._thread.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if error is None:
-            done = self._now.step >= self._now.total
+            done = self._step >= self._now.total
             self.close("finished" if done else "stopped", ok=done)
         elif isinstance(error, KeyboardInterrupt):
             self.close("interrupted", ok=False)
@@ -121,17 +122,21 @@ class TrainDisplay:
         step: int,
         updates: int = 0,
         episodes: int = 0,
-        metrics: Mapping[str, float | None] | None = None,
+        metrics: Mapping[str, Number | None] | None = None,
     ) -> None:
         """Tell where training stands; once a round. `metrics`: the record, if one was just written."""
+        now = self._clock()
         with self._lock:
-            self._now = replace(self._now, step=step, updates=updates, episodes=episodes)
-            self._pace.sample(self._clock(), step, updates)
+            self._step, self._updates, self._episodes = step, updates, episodes
+            self._pace.sample(now, step, updates)
             if metrics is not None:
                 self._take(metrics)
-        self._say_progress()
+        # 30 s or 1 % after the last line, whichever comes later; in the log also where a display is drawn.
+        if now - self._said_at >= LINE_SECONDS and step - self._said_step >= LINE_FRACTION * self._now.total:
+            self._said_at, self._said_step = now, step
+            self._say(_line(self._fields()))
 
-    def episode(self, step: int, ret: float, length: int) -> None:
+    def episode(self, step: int, ret: Number, length: int) -> None:
         """A real episode has ended."""
         with self._lock:
             self._recent.append(ret)
@@ -143,7 +148,7 @@ class TrainDisplay:
             if best is None or ret > best:
                 self._now = replace(self._now, return_best=ret)
 
-    def evaluated(self, step: int, mean: float, std: float, episodes: int) -> None:
+    def evaluated(self, step: int, mean: Number, std: Number, episodes: int) -> None:
         """An evaluation has ended."""
         with self._lock:
             result, best = Evaluation(step, mean, std, episodes), self._now.best_evaluation
@@ -164,16 +169,20 @@ class TrainDisplay:
         """
         with self._lock:
             if name != self._now.phase.name:
-                self._phase_at = self._clock()
+                self._phase_at = self._phase_said_at = self._clock()
+                self._phase_said = done
             self._now = replace(self._now, phase=Phase(printable(name), done, total))
         if name == Phase.name or self.live:
             return
-        if total:
-            self._say_due({"_".join(name.split()): f"{done}/{total}"})
-        elif name not in self._announced:
+        key = "_".join(name.split())
+        if not total and key not in self._announced:
             # Once for each: a log is for reading later, and every save tells of its end anyway.
-            self._announced.add(name)
-            self.event(name)
+            self._announced.add(key)
+            self._reporter.note(_line({"phase": key}))
+        late = self._clock() - self._phase_said_at >= LINE_SECONDS
+        if total and late and done - self._phase_said >= LINE_FRACTION * total:
+            self._phase_said_at, self._phase_said = self._clock(), done
+            self._reporter.note(_line({key: f"{done}/{total}"}))
 
     @contextmanager
     def during(self, name: str, total: int = 0) -> Iterator[Callable[[int], None]]:
@@ -189,11 +198,7 @@ class TrainDisplay:
 
     def event(self, name: str, **fields: object) -> None:
         """Something happened: a line `time event=name key=value ...`; on a terminal only the log gets it."""
-        line = _line({"event": name} | fields)
-        if self.live:
-            self._reporter.log(line)
-        else:
-            self._reporter.note(line)
+        self._say(_line({"event": name} | fields))
 
     def close(self, status: str, ok: bool = True) -> None:
         """Draw a last time and leave that standing, with how it ended; nothing more is shown. Once is enough."""
@@ -205,21 +210,24 @@ class TrainDisplay:
         with self._lock:
             self._now = replace(self._now, status=printable(status), ok=ok)
         if self._canvas is not None:
-            self._canvas.stop()
-            self._canvas = None
-            self._reporter.log(_line(self._fields() | {"status": status}))
-        else:
-            self._reporter.note(_line(self._fields() | {"status": status}))
+            # After a hang-up the terminal cannot be written, and the exit code must still tell why we stopped.
+            with suppress(OSError, ValueError):
+                self._canvas.stop()
+            self._canvas = self._reporter.stage = None
+        self._say(_line(self._fields() | {"status": status}))
 
     def snapshot(self) -> Snapshot:
         """What is shown now."""
         with self._lock:
             now, time_s = self._now, self._clock()
             lengths = list(self._lengths)
-            left = now.total - now.step
+            left = now.total - self._step
             rate = self._pace.long(time_s)
             return replace(
                 now,
+                step=self._step,
+                updates=self._updates,
+                episodes=self._episodes,
                 phase=replace(now.phase, seconds=time_s - self._phase_at),
                 elapsed_s=time_s - self._started,
                 eta_s=left / rate if rate else None,
@@ -232,7 +240,7 @@ class TrainDisplay:
                 stopping=self._stop.cause if self._stop is not None else "",
             )
 
-    def _take(self, metrics: Mapping[str, float | None]) -> None:
+    def _take(self, metrics: Mapping[str, Number | None]) -> None:
         wall = metrics.get("wall_seconds")
         shares = {name: metrics.get(f"{name}_seconds") or 0.0 for name in SHARES}
         if wall is not None:
@@ -264,19 +272,7 @@ class TrainDisplay:
                     return
             wait_s = max(DRAW_SECONDS, (time.thread_time() - began) / DRAW_SHARE)
 
-    def _say_progress(self) -> None:
-        now = self._now
-        if now.step - self._said_step >= LINE_FRACTION * now.total:
-            self._say_due(None)
-
-    def _say_due(self, fields: Mapping[str, object] | None) -> None:
-        """A line, if the last one is long enough ago: `fields`, or how the training stands."""
-        if self._clock() - self._said_at < LINE_SECONDS:
-            return
-        self._said_at = self._clock()
-        if fields is None:
-            self._said_step = self._now.step
-        line = _line(self._fields() if fields is None else fields)
+    def _say(self, line: str) -> None:
         if self.live:
             self._reporter.log(line)
         else:
@@ -335,7 +331,7 @@ class _Pace:
         return min(900.0, max(60.0, (now - self._started) / 4))
 
 
-def _merge_neighbours(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
+def _merge_neighbours(points: Sequence[tuple[int, Number]]) -> list[tuple[int, Number]]:
     """Half as many points: the means of pairs."""
     pairs = zip(points[::2], points[1::2], strict=False)
     return [(b[0], (a[1] + b[1]) / 2) for a, b in pairs] + list(points[len(points) // 2 * 2 :])

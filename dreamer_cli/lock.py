@@ -74,10 +74,11 @@ class RunLock:
 
     def release(self) -> None:
         """Let the next process in; a second call does nothing."""
-        if self._descriptor is not None:
+        if self._descriptor in _held:  # not so in a forked child, where the number may mean another file by now
             _held.discard(self._descriptor)
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)  # for copies in workers, too
             os.close(self._descriptor)
-            self._descriptor = None
+        self._descriptor = None
 
     def __enter__(self) -> "RunLock":
         return self

@@ -1,11 +1,10 @@
-"""Metric sinks: `metrics.jsonl` and `episodes.csv` always, TensorBoard and Weights & Biases on request.
+"""Metrics: averaged while they come in, then written to `metrics.jsonl` and `episodes.csv`, and to other sinks.
 
 What is read again (by `plot`, by `runs list`, on resume) is the two files. Both are appended to a line
 at a time; a line torn by a crash or a full disk is skipped by the readers and cut away on resume.
 Torch is imported only once tensors arrive, so that reading a run stays instant.
 """
 
-import csv
 import json
 import logging
 import math
@@ -16,18 +15,17 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from numbers import Integral
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
-from dreamer_cli.errors import EnvError, UsageError, closest
 from dreamer_cli.files import write_atomic
+from dreamer_cli.sinks import Record, Sink
 
 METRICS_FILE = "metrics.jsonl"
 EPISODES_FILE = "episodes.csv"
 
 logger = logging.getLogger(__name__)
-
-Record = dict[str, Any]
 
 
 class Episode(NamedTuple):
@@ -64,7 +62,7 @@ class MetricsLog:
         run_dir: must exist.
         step: the environment step that a continued run goes on from; lines beyond it, which a later
             crash left behind, are dropped. None for a new run.
-        sinks: where records go beside the files; see `open_sinks`.
+        sinks: where records go beside the files; see `sinks.open_sinks`.
         clock: seconds since 1970.
     """
 
@@ -72,7 +70,7 @@ class MetricsLog:
         self,
         run_dir: Path,
         step: int | None = None,
-        sinks: Sequence["Sink"] = (),
+        sinks: Sequence[Sink] = (),
         clock: Callable[[], float] = time.time,
     ) -> None:
         if step is not None:
@@ -81,6 +79,7 @@ class MetricsLog:
         self._clock = clock
         self._sinks = list(sinks)
         self._means = _Means()
+        self._last = (step or 0, None if step else 0)  # step and updates of the last record, as far as known
         self._metrics = _LineFile(run_dir / METRICS_FILE)
         self._episodes = _LineFile(run_dir / EPISODES_FILE, header=HEADER)
 
@@ -98,12 +97,14 @@ class MetricsLog:
         """Write one record: the means since the last one, and `values` as they are.
 
         Returns:
-            The record, as it was written: plain numbers, and None where one was not finite.
+            The record, as it was written: plain numbers, and None where one was not finite. Memory is added and,
+            if `values` has the `wall_seconds` since the last record, the speeds.
         """
         means, counts = self._means.take()
         if "episode/return" in counts:
             means["episode/count"] = counts["episode/return"]
         values = {**means, **(values or {}), **memory_bytes()}
+        values |= self._speeds(step, updates, values.get("wall_seconds"))
         record: Record = {"time": round(self._clock(), 3), "step": step, "updates": updates, "episodes": episodes}
         record.update((name, plain_number(value)) for name, value in values.items())
         self._metrics.append(json.dumps(record, allow_nan=False))
@@ -114,6 +115,16 @@ class MetricsLog:
                 warnings.warn(f"{type(sink).__name__} failed and is switched off: {err}", RuntimeWarning, stacklevel=2)
                 self._sinks.remove(sink)
         return record
+
+    def _speeds(self, step: int, updates: int, wall_s: float | int | None) -> Record:
+        """Metrics of speed since the last record; none if nobody measured the time."""
+        (last_step, last_updates), self._last = self._last, (step, updates)
+        if not wall_s:
+            return {}
+        speeds = {"env_steps_per_second": (step - last_step) / wall_s}
+        if last_updates is not None:
+            speeds["updates_per_second"] = (updates - last_updates) / wall_s
+        return speeds
 
     def state(self) -> Record:
         """The means under way, as a JSON tree: with it, a continued run writes the records of one never stopped."""
@@ -219,7 +230,7 @@ class _LineFile:
 
 def plain_number(value: Any) -> int | float | None:
     """A number that JSON can hold: single precision's seven digits, None if it is not finite."""
-    if isinstance(value, int):
+    if isinstance(value, Integral):
         return int(value)
     number = float(value)
     return float(f"{number:.7g}") if math.isfinite(number) else None
@@ -285,9 +296,9 @@ def _record(line: bytes) -> Record | None:
 
 def _episode(line: bytes) -> Episode | None:
     try:
-        row = next(csv.reader([line.decode()]))
-        return Episode(*(int(row[i]) for i in range(4)), ret=float(row[4]), length=int(row[5]), seconds=float(row[6]))
-    except (ValueError, IndexError, StopIteration, csv.Error):
+        step, updates, env, episode, ret, length, seconds = line.decode().split(",")
+        return Episode(int(step), int(updates), int(env), int(episode), float(ret), int(length), float(seconds))
+    except ValueError:
         return None
 
 
@@ -299,84 +310,6 @@ def _cut(path: Path, keep: Callable[[bytes], bool]) -> None:
     new = b"".join(line + b"\n" for line in _lines(path) if keep(line))
     if new != old:
         write_atomic(path, [new])
-
-
-class Sink(Protocol):
-    """Where records go beside the files."""
-
-    def write(self, record: Record) -> None:
-        """Take one record; see `MetricsLog.write`."""
-
-    def close(self) -> None:
-        """Nothing more comes."""
-
-
-class TensorBoardSink:
-    """Scalars by environment step, in `logs/tensorboard/` of the run."""
-
-    def __init__(self, run_dir: Path, step: int | None = None) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as err:
-            raise EnvError(
-                "--log tensorboard needs a package that is not installed.",
-                hint="pip install 'dreamer-cli[tensorboard]'",
-            ) from err
-        # What an earlier process wrote beyond the step that is continued from disappears from the curves.
-        self._writer = SummaryWriter(
-            str(run_dir / "logs" / "tensorboard"), purge_step=None if step is None else step + 1
-        )
-
-    def write(self, record: Record) -> None:
-        for name, value in record.items():
-            if name not in ("time", "step") and value is not None:
-                self._writer.add_scalar(name, value, record["step"], walltime=record["time"])
-
-    def close(self) -> None:
-        self._writer.close()
-
-
-class WandbSink:
-    """Weights & Biases; offline (`wandb sync` uploads later) unless an API key or WANDB_MODE says otherwise."""
-
-    def __init__(self, run_dir: Path, step: int | None = None) -> None:
-        try:
-            import wandb
-        except ImportError as err:
-            raise EnvError("--log wandb needs a package that is not installed.", hint="pip install wandb") from err
-        mode = os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
-        self._run: Any = wandb.init(
-            project="dreamer",
-            name=run_dir.name,
-            id=re.sub(r"[^A-Za-z0-9_-]", "-", run_dir.name)[-64:],
-            dir=str(run_dir / "logs"),
-            mode=mode,
-            resume="allow",
-        )
-
-    def write(self, record: Record) -> None:
-        self._run.log({name: value for name, value in record.items() if value is not None}, step=record["step"])
-
-    def close(self) -> None:
-        self._run.finish()
-
-
-SINKS: dict[str, Callable[[Path, int | None], Sink]] = {"tensorboard": TensorBoardSink, "wandb": WandbSink}
-
-
-def open_sinks(names: Sequence[str], run_dir: Path, step: int | None = None) -> list[Sink]:
-    """The sinks of `--log`, each once.
-
-    Raises:
-        UsageError: there is no such sink.
-        EnvError: its package is not installed.
-    """
-    for name in names:
-        if name not in SINKS:
-            raise UsageError(
-                f"--log {name} is no known choice.", hint=closest(name, SINKS) + f"Known: {', '.join(SINKS)}."
-            )
-    return [SINKS[name](run_dir, step) for name in dict.fromkeys(names)]
 
 
 @contextmanager

@@ -141,7 +141,7 @@ def _duration_hint(text: str) -> str:
     return "Durations look like 30s, 10m, 11h30m or 2d."
 
 
-def format_count(value: float) -> str:
+def format_count(value: int | float) -> str:
     """A count for people, to three digits: 640867 → `641k`, 10498772 → `10.5M`, 950 → `950`."""
     for suffix, power in (("G", 9), ("M", 6), ("k", 3)):
         # 0.9995 because three digits round 999,600 up to the next suffix.
@@ -150,7 +150,7 @@ def format_count(value: float) -> str:
     return _three_digits(value)
 
 
-def format_bytes(size: float) -> str:
+def format_bytes(size: int | float) -> str:
     """A size in memory or on disk: 2684354560 → `2.5 GiB`."""
     for unit, power in (("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)):
         if abs(size) >= 2**power:
@@ -158,7 +158,7 @@ def format_bytes(size: float) -> str:
     return f"{size:.0f} B"
 
 
-def format_duration(seconds: float, units: int = 2) -> str:
+def format_duration(seconds: int | float, units: int = 2) -> str:
     """A time for people in its largest `units` units: 41400 → `11h30m`; below a second as 0.25 → `0.25s`."""
     if not math.isfinite(seconds):
         return "unknown"
@@ -178,7 +178,7 @@ def format_duration(seconds: float, units: int = 2) -> str:
     return ("-" if seconds < 0 else "") + "".join(parts)
 
 
-def _three_digits(value: float) -> str:
+def _three_digits(value: int | float) -> str:
     """Three significant digits, never as an exponent, without trailing zeros."""
     whole = len(str(int(abs(value)))) if abs(value) >= 1 else 0
     text = f"{value:.{max(0, 3 - whole)}f}"

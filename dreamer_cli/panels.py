@@ -4,7 +4,8 @@ A panel paints itself on a canvas at one moment. Colours are from Okabe and Ito,
 eyes tell apart: blue is what the model saw, vermilion what it dreams, ink what is real.
 """
 
-from typing import NamedTuple, Protocol
+import functools
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -15,11 +16,13 @@ from dreamer_cli.spaces import as_rgb
 PAPER, INK, MUTED, LINE = (250, 250, 247), (45, 52, 60), (112, 120, 128), (208, 212, 216)
 CONTEXT, DREAM, SHADE = (0, 114, 178), (213, 94, 0), (233, 236, 238)
 Color = tuple[int, int, int]
+Pixels = int | float
 
 LABEL = 96  # pixels left of the first column
 GAP = 12
 
 
+@functools.cache  # unpacking it takes longer than writing with it
 def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     """Pillow's built-in font: no font files to find."""
     return ImageFont.load_default(size=size)
@@ -46,6 +49,7 @@ class Columns(NamedTuple):
         return self.left(self.number)
 
 
+@runtime_checkable
 class Panel(Protocol):
     """A stripe of the picture; `top` is its first row of pixels."""
 
@@ -59,13 +63,13 @@ class Panel(Protocol):
 
 
 def text(
-    canvas: Image.Image, at: tuple[float, float], words: str, fill: Color, size: int = 13, anchor: str = "lm"
+    canvas: Image.Image, at: tuple[Pixels, Pixels], words: str, fill: Color, size: int = 13, anchor: str = "lm"
 ) -> None:
     """Write in Pillow's anchors: `lm` left middle, `mm` centre, `rm` right middle."""
     ImageDraw.Draw(canvas).text(at, words, fill=fill, font=font(size), anchor=anchor)
 
 
-def shorten(words: str, width: float, size: int) -> str:
+def shorten(words: str, width: Pixels, size: int) -> str:
     """`words`, cut with an ellipsis until they fit into `width` pixels."""
     if font(size).getlength(words) <= width:
         return words

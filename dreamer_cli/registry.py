@@ -5,12 +5,21 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
-from pydantic import ConfigDict, PlainValidator, TypeAdapter
+from pydantic import ConfigDict, Field, PlainValidator, TypeAdapter
 
 from dreamer_cli.errors import ConfigError, closest
 
 # Every part's settings: unknown keys and wrong types are refused, nothing changes after loading.
 STRICT = ConfigDict(extra="forbid", strict=True)
+
+# Numbers with their ranges, for fields of settings.
+Count = Annotated[int, Field(ge=0)]
+AtLeastOne = Annotated[int, Field(ge=1)]
+AtLeastTwo = Annotated[int, Field(ge=2)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 T = TypeVar("T")
 

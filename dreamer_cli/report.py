@@ -9,11 +9,11 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -66,12 +66,12 @@ class _Console(Console):
         self.quiet = True
 
 
-def is_terminal(stream: TextIO) -> bool:
+def is_terminal(stream: Any) -> bool:
     """Whether a person may be looking at the stream."""
     return not stream.closed and stream.isatty()
 
 
-def make_console(stream: TextIO, plain: bool = False) -> Console:
+def make_console(stream: Any, plain: bool = False) -> Console:
     """A console that follows NO_COLOR, FORCE_COLOR and TERM; `plain` never colours what is no terminal.
 
     Decided here, because Rich knows more variables (TTY_COMPATIBLE) that would send escapes into a pipe.
@@ -126,7 +126,7 @@ class Reporter:
     quiet: bool = False
     verbose: bool = False
     json: bool = False
-    stream: TextIO | None = None
+    stream: Any = None
     clock: Any = time.monotonic
     console: Console = field(init=False, repr=False)
 
@@ -140,6 +140,8 @@ class Reporter:
         self._tasks: dict[int, TaskID] = {}
         self._log: Path | None = None
         self._log_notes = False
+        # While a training is on display, tasks show there: (description, done, total or 0), and "" at their end.
+        self.stage: Callable[[str, int, int], None] | None = None
 
     def note(self, text: str) -> None:
         """Something worth knowing; hidden by --quiet."""
@@ -196,7 +198,7 @@ class Reporter:
             completed: where counting starts (a resumed run).
         """
         task = Task(self, description, total, completed)
-        outermost = self._bars is None and self._draws and not self.quiet
+        outermost = self._bars is None and self.stage is None and self._draws and not self.quiet
         if outermost:
             self._bars = _bars(self.console)
             self._bars.start()
@@ -204,12 +206,16 @@ class Reporter:
             self._tasks[id(task)] = self._bars.add_task(
                 printable(description), total=total, completed=completed, fields=""
             )
+        if self.stage is not None:
+            self.stage(description, completed, total or 0)
         try:
             yield task
         finally:
             self._close(task, outermost)
 
     def _close(self, task: Task, outermost: bool) -> None:
+        if self.stage is not None:
+            self.stage("", 0, 0)
         if self._bars is None:
             return
         bar = self._tasks.pop(id(task))
@@ -222,7 +228,9 @@ class Reporter:
 
     def _show(self, task: Task) -> None:
         now = self.clock()
-        if self._bars is not None:
+        if self.stage is not None:
+            self.stage(task.description, task.completed, task.total or 0)
+        elif self._bars is not None:
             if now - self._drawn_at >= BAR_SECONDS:
                 self._drawn_at = now
                 shown = printable(_pairs(task.fields))

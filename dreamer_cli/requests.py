@@ -72,7 +72,10 @@ class TrainRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateRequest:
-    """`dreamer evaluate RUN`. `policy` None: the run's own `eval_policy`; `output` ends in .json or .csv."""
+    """`dreamer evaluate RUN`. `policy` None: the run's own `eval_policy`; `output` ends in .json or .csv.
+
+    `versus`: a second policy that plays the same episodes.
+    """
 
     run: str
     runs_dir: Path | None = None
@@ -81,6 +84,7 @@ class EvaluateRequest:
     num_envs: int | None = None
     seed: int | None = None
     policy: str | None = None
+    versus: str | None = None
     env: str | None = None
     env_kwarg: tuple[str, ...] = ()
     min_return: float | None = None

@@ -41,7 +41,7 @@ class StopSignal:
         clock: seconds, monotonic.
     """
 
-    def __init__(self, max_time_s: float | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, max_time_s: float | int | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._reason: Reason | None = None
         self._cause = ""
@@ -51,7 +51,7 @@ class StopSignal:
         self._wakeup: tuple[int, int] | None = None
         self.max_time(max_time_s)
 
-    def max_time(self, seconds: float | None) -> None:
+    def max_time(self, seconds: float | int | None) -> None:
         """Set the deadline, in seconds from now; None takes it away."""
         self._deadline = None if seconds is None else self._clock() + seconds
 
@@ -110,7 +110,7 @@ class StopSignal:
     @property
     def seconds_left(self) -> float | None:
         """Seconds until the deadline, at least 0; None without one. The timeout for a wait."""
-        return None if self._deadline is None else max(0.0, self._deadline - self._clock())
+        return None if self._deadline is None else max(0.0, float(self._deadline - self._clock()))
 
     def check(self) -> None:
         """For loops that have nothing to save.

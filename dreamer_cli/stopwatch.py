@@ -49,6 +49,11 @@ class Stopwatch:
         self._taken = dict(self._seconds)
         return wall, sections
 
+    def metrics(self) -> dict[str, float]:
+        """A lap as metrics: `wall_seconds`, and `<section>_seconds` for each section."""
+        wall, sections = self.lap()
+        return {"wall_seconds": wall} | {f"{name}_seconds": seconds for name, seconds in sections.items()}
+
     def _settle(self) -> None:
         """Credit the innermost open section with the time until now."""
         now = self._clock()

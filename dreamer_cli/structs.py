@@ -10,6 +10,7 @@ action           a0 ────▶     a1 ────▶         action[t] ans
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 
@@ -56,6 +57,18 @@ class Batch(NamedTuple):
     def prev_action(self) -> Tensor:
         """B T A: the action that led to each record. The only place that shifts actions against time."""
         return self.action[:, :-1]
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same on a device; pinned memory is copied while the host goes on."""
+
+        def move(x: Tensor) -> Tensor:
+            return x.to(device, non_blocking=True)
+
+        return Batch(
+            {key: move(x) for key, x in self.obs.items()},
+            *(move(x) for x in self[1:6]),
+            State(*(move(x) for x in self.start)),
+        )
 
 
 class Records(NamedTuple):

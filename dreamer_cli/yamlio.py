@@ -102,7 +102,7 @@ def describe(value: Any) -> str:
     """A value for an error message: as YAML, shortened."""
     if isinstance(value, dict):
         return "a mapping" if value else "an empty mapping"
-    if isinstance(value, list):
+    if isinstance(value, list) and (not value or len(dump_value(value)) > 60):
         return "a list" if value else "an empty list"
     text = repr(value) if isinstance(value, str) else dump_value(value)
     return text if len(text) <= 60 else text[:56] + "...'"
@@ -188,7 +188,7 @@ def _text(dumper: _Dumper, value: str) -> yaml.ScalarNode:
 
 def _list(dumper: _Dumper, values: list[Any] | tuple[Any, ...]) -> yaml.SequenceNode:
     flat = not any(isinstance(value, dict | list | tuple) for value in values)
-    return dumper.represent_sequence("tag:yaml.org,2002:seq", values, flow_style=flat)
+    return dumper.represent_sequence("tag:yaml.org,2002:seq", values, flow_style=flat or None)
 
 
 _Dumper.add_representer(float, _float)

@@ -5,42 +5,12 @@ import pytest
 import torch
 
 from dreamer_cli.agent import Agent
-from dreamer_cli.behaviour.actor_critic import BehaviourConfig
 from dreamer_cli.dream import Stretch, Windows, batch_windows, dream, stack_windows
 from dreamer_cli.errors import StateError
-from dreamer_cli.nets.heads import ActorConfig, HeadConfig
-from dreamer_cli.spaces import ActionPart, EnvSpec, ObsSpec
 from dreamer_cli.structs import Batch, Carry, State
-from dreamer_cli.world.coders import CoderConfig
-from dreamer_cli.world.cores import BlockGRUConfig
-from dreamer_cli.world.latents import CategoricalConfig
-from dreamer_cli.world.model import WorldConfig
-from dreamer_cli.world.objectives import ReconstructConfig
-from dreamer_cli.world.rssm import RSSMConfig
+from tests.small import EVERYTHING, make_agent
 
-SPEC = EnvSpec(
-    {
-        "image": ObsSpec("image", (3, 8, 8)),
-        "vector": ObsSpec("vector", (3,)),
-        "cards": ObsSpec("discrete", (2,), (3, 4)),
-    },
-    (ActionPart("action", "discrete", (3,)), ActionPart("push", "continuous", (), 2)),
-)
-
-
-def tiny_agent(spec: EnvSpec = SPEC, seed: int = 0) -> Agent:
-    """A real agent of a few thousand parameters, heads not at zero, so that its dreams move."""
-    coder = CoderConfig(depth=4, units=16, layers=1, blocks=2)
-    head = HeadConfig(units=16)
-    dynamics = RSSMConfig(
-        core=BlockGRUConfig(units=16, blocks=2), latent=CategoricalConfig(groups=4, classes=4), hidden=16
-    )
-    world = WorldConfig(dynamics=dynamics, encoder=coder, objective=ReconstructConfig(decoder=coder), reward=head)
-    torch.manual_seed(seed)
-    agent = Agent(world, BehaviourConfig(actor=ActorConfig(units=16, layers=1), critic=head), spec)
-    for parameter in agent.parameters():
-        parameter.data += 0.2 * torch.randn_like(parameter)
-    return agent
+ENTRIES = (slice(0, 3), slice(3, 5), slice(5, 7))  # categorical entries of the action; two numbers follow
 
 
 def make_stretch(length: int, seed: int, ends: bool = False) -> Stretch:
@@ -48,13 +18,14 @@ def make_stretch(length: int, seed: int, ends: bool = False) -> Stretch:
     rng = np.random.default_rng(seed)
     terminal = np.zeros(length, bool)
     terminal[-1] = ends
+    onehots = [np.eye(part.stop - part.start)[rng.integers(0, 2, length)] for part in ENTRIES]
     return Stretch(
         {
-            "image": rng.integers(0, 256, (length, 3, 8, 8), dtype=np.uint8),
-            "vector": rng.normal(size=(length, 3)).astype(np.float32),
+            "camera": rng.integers(0, 256, (length, 3, 8, 8), dtype=np.uint8),
+            "speed": rng.normal(size=(length, 2)).astype(np.float32),
             "cards": rng.integers(0, 3, (length, 2)).astype(np.int32),
         },
-        np.concatenate([np.eye(3)[rng.integers(0, 3, length)], rng.normal(size=(length, 2))], 1).astype(np.float32),
+        np.concatenate([*onehots, rng.normal(size=(length, 2))], 1).astype(np.float32),
         rng.normal(size=length).astype(np.float32),
         terminal,
     )
@@ -62,7 +33,7 @@ def make_stretch(length: int, seed: int, ends: bool = False) -> Stretch:
 
 @pytest.fixture(scope="module")
 def agent() -> Agent:
-    return tiny_agent()
+    return make_agent(awake=True)
 
 
 @pytest.fixture
@@ -101,9 +72,9 @@ def by_hand(agent: Agent, windows: Windows, context: int, moments: int) -> dict[
 def test_open_loop_equals_an_rssm_stepped_by_hand(agent, windows):
     dreams = dream(agent, windows, "openloop", context=4, horizon=8, generator=generator())
     expected = by_hand(agent, windows, context=4, moments=12)
-    for key in SPEC.observation:
+    for key in EVERYTHING.observation:
         np.testing.assert_allclose(dreams.model[key], expected[key], rtol=1e-4, atol=1e-5)
-    assert np.ptp(dreams.model["image"][:, 4:], axis=1).max() > 1e-3, "the dream stands still, so nothing was tested"
+    assert np.ptp(dreams.model["camera"][:, 4:], axis=1).max() > 1e-3, "the dream stands still, so nothing was tested"
 
 
 def test_context_is_the_posterior_and_nothing_later_is_seen(agent, windows):
@@ -112,11 +83,11 @@ def test_context_is_the_posterior_and_nothing_later_is_seen(agent, windows):
     for value in blind.obs.values():
         value[:, 4:] = 0
     again = dream(agent, blind, "openloop", context=4, horizon=8, generator=generator())
-    np.testing.assert_array_equal(dreams.model["image"], again.model["image"])
-    blind.obs["image"][:, 3] = 255 - blind.obs["image"][:, 3]
+    np.testing.assert_array_equal(dreams.model["camera"], again.model["camera"])
+    blind.obs["camera"][:, 3] = 255 - blind.obs["camera"][:, 3]
     other = dream(agent, blind, "openloop", context=4, horizon=8, generator=generator())
-    np.testing.assert_array_equal(dreams.model["image"][:, :3], other.model["image"][:, :3])
-    assert np.abs(dreams.model["image"][:, 3] - other.model["image"][:, 3]).max() > 1e-4
+    np.testing.assert_array_equal(dreams.model["camera"][:, :3], other.model["camera"][:, :3])
+    assert np.abs(dreams.model["camera"][:, 3] - other.model["camera"][:, 3]).max() > 1e-4
 
 
 @pytest.mark.parametrize("mode", ["openloop", "policy"])
@@ -126,14 +97,14 @@ def test_seed_repeats_the_dream(agent, windows, mode):
     )
     for name, value in first.arrays().items():
         np.testing.assert_array_equal(value, again.arrays()[name])
-    assert not np.array_equal(first.model["vector"], other.model["vector"])
+    assert not np.array_equal(first.model["speed"], other.model["speed"])
 
 
 def test_open_loop_stops_where_the_episode_does(agent, windows):
     dreams = dream(agent, windows, "openloop", context=4, horizon=100, generator=generator())
     assert dreams.moments == 12
     assert dreams.length.tolist() == dreams.known.tolist() == [12, 8, 12]
-    np.testing.assert_array_equal(dreams.truth["image"][1, 8:], dreams.truth["image"][1, [7] * 4])
+    np.testing.assert_array_equal(dreams.truth["camera"][1, 8:], dreams.truth["camera"][1, [7] * 4])
 
 
 def test_policy_shares_the_context_and_then_acts_by_itself(agent, windows):
@@ -141,11 +112,12 @@ def test_policy_shares_the_context_and_then_acts_by_itself(agent, windows):
     own = dream(agent, windows, "policy", context=4, horizon=20, generator=generator())
     assert own.moments == 24
     assert own.known.tolist() == [4, 4, 4]
-    np.testing.assert_array_equal(own.model["image"][:, :4], real.model["image"][:, :4])
+    np.testing.assert_array_equal(own.model["camera"][:, :4], real.model["camera"][:, :4])
     np.testing.assert_array_equal(own.action[:, :3], windows.action[:, :3])
     with torch.no_grad():  # the last real record is answered by the agent
         assert not np.array_equal(own.action[:, 3], windows.action[:, 3])
-    np.testing.assert_array_equal(own.action[..., :3].sum(-1), 1)
+    for entry in ENTRIES:
+        np.testing.assert_array_equal(own.action[..., entry].sum(-1), 1)
     # A dream ends with the first moment that the model itself holds for the end.
     for m, length in enumerate(own.length):
         over = np.flatnonzero(own.cont[m, 4:] < 0.5)
@@ -180,19 +152,21 @@ def test_batch_windows_cut_where_an_episode_begins(agent):
     first[0, 2] = first[1, 0] = first[2, 5] = True
     action = torch.stack([torch.as_tensor(s.action) for s in stretches])
     batch = Batch(
-        obs={key: torch.stack([torch.as_tensor(s.obs[key]) for s in stretches]) for key in SPEC.observation},
-        action=torch.cat([torch.full((3, 1, 5), 7.0), action], 1),
+        obs={key: torch.stack([torch.as_tensor(s.obs[key]) for s in stretches]) for key in EVERYTHING.observation},
+        action=torch.cat([torch.full((3, 1, 9), 7.0), action], 1),
         reward=torch.stack([torch.as_tensor(s.reward) for s in stretches]),
         is_first=first,
         is_last=torch.zeros(3, 6, dtype=torch.bool),
         is_terminal=torch.zeros(3, 6, dtype=torch.bool),
-        start=State(torch.ones(3, 16), torch.ones(3, 4, 4)),
+        start=State(torch.ones(3, 16), torch.ones(3, 3, 4)),
     )
-    windows, start = batch_windows(batch, samples=2)
+    windows, start = batch_windows(agent, batch, samples=2)
     assert windows.length.tolist() == [6, 5]  # rows 1 and 2; row 0 stays in one episode for 2 records only
     np.testing.assert_array_equal(windows.action[0], stretches[1].action)
-    np.testing.assert_array_equal(windows.obs["image"][1, :5], stretches[2].obs["image"][:5])
-    assert start.action.sum(1).tolist() == [0, 35]  # row 1 begins an episode: nothing came before
+    np.testing.assert_array_equal(windows.obs["camera"][1, :5], stretches[2].obs["camera"][:5])
+    packed = batch._replace(start=State(batch.start.deter, torch.full((3, 3), 2)))
+    assert batch_windows(agent, packed, samples=2)[1].state.stoch.sum((0, 1)).tolist() == [0, 0, 3, 0]
+    assert start.action.sum(1).tolist() == [0, 63]  # row 1 begins an episode: nothing came before
     assert start.state.deter.sum(1).tolist() == [0, 16]
     dream(agent, windows, "openloop", context=2, horizon=9, generator=generator(), start=start)
 
@@ -217,4 +191,4 @@ def test_start_is_where_the_dream_begins(agent, windows):
         windows.length - 2,
     )
     later = dream(agent, rest, "openloop", context=2, horizon=8, generator=random, start=Carry(state, action))
-    np.testing.assert_allclose(later.model["vector"], whole.model["vector"][:, 2:], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(later.model["speed"], whole.model["speed"][:, 2:], rtol=1e-4, atol=1e-5)

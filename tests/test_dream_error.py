@@ -42,13 +42,23 @@ def test_metrics_by_hand():
     assert rows[0]["reward/error"] == 2
     assert rows[0]["cont/accuracy"] == 0.5  # an end that was not foreseen
     assert rows[1]["vector/mse"] == 2
-    summary = summarize(rows)
-    assert summary["vector/mse"] == pytest.approx(2.25)
-    policy = measure(dreams._replace(mode="policy"), specs)
-    assert policy[0] == {"step": 1, "samples": 2, "reward": 1.0, "cont": 1.0}
+    assert summarize(dreams, rows)["vector/mse"] == pytest.approx(2.25)
+    policy = dreams._replace(mode="policy")
+    rows = measure(policy, specs)
+    assert rows[0] == {"step": 1, "samples": 2, "reward": 1.0, "cont": 1.0}
+    # Rewards 3 and 0 in the first dream, -1 in the second, which is one step long.
+    assert summarize(policy, rows) == {"reward": 0.5, "cont": 1.0, "return": 1.0, "length": 1.5}
 
 
 def test_a_perfect_picture_has_no_finite_psnr():
-    rows = [{"step": 1, "samples": 1, "image/psnr": None}, {"step": 2, "samples": 1, "image/psnr": 30.0}]
-    assert summarize(rows) == {"image/psnr": 30.0}
-    assert summarize([]) == {}
+    picture = np.full((1, 3, 1, 2, 2), 255, np.uint8)
+    ones, three = np.ones((1, 3), np.float32), np.array([3])
+    model = picture / 255.0
+    model[0, 2] = 0.9
+    dreams = Dreams(
+        "openloop", 1, {"image": picture}, {"image": model}, np.zeros((1, 3, 2)), ones, ones, ones, ones, three, three
+    )
+    rows = measure(dreams, {"image": ObsSpec("image", (1, 2, 2))})
+    assert rows[0]["image/psnr"] is None
+    assert summarize(dreams, rows)["image/psnr"] == pytest.approx(20)
+    assert summarize(dreams, []) == {}

@@ -1,8 +1,9 @@
 """Actor and critic, learnt on dreams and on replayed states."""
 
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
@@ -11,7 +12,7 @@ from dreamer_cli.behaviour.returns import lambda_return, replay_return, step_wei
 from dreamer_cli.nets.copies import move_slowly, slow_copy
 from dreamer_cli.nets.heads import ActorConfig, HeadConfig
 from dreamer_cli.nets.normalizers import RETURN_SCALES, PercentileConfig
-from dreamer_cli.registry import STRICT, slot
+from dreamer_cli.registry import STRICT, AtLeastOne, Share, Weight, slot
 from dreamer_cli.shapes import Float
 from dreamer_cli.spaces import ActionPart
 from dreamer_cli.structs import Batch
@@ -28,13 +29,13 @@ class BehaviourConfig:
     how much the critic is drawn to that copy.
     """
 
-    horizon: int = 15
-    discount_horizon: float = 333.0
+    horizon: AtLeastOne = 15
+    discount_horizon: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 333.0
     contdisc: bool = True
-    lam: float = 0.95
-    entropy: float = 3e-4
-    slow_rate: float = 0.02
-    slow_weight: float = 1.0
+    lam: Share = 0.95
+    entropy: Weight = 3e-4
+    slow_rate: Share = 0.02
+    slow_weight: Weight = 1.0
     actor: ActorConfig = ActorConfig()
     critic: HeadConfig = HeadConfig(layers=3)
     actor_gradient: slot("behaviour.actor_gradient", ACTOR_GRADIENTS) = ReinforceConfig()  # type: ignore[valid-type]

@@ -11,7 +11,7 @@ from typer.main import get_command
 
 from dreamer_cli import __version__
 from dreamer_cli.cli import looking, training, using
-from dreamer_cli.cli.session import Json, Quiet, Session, Verbose, command
+from dreamer_cli.cli.session import PANEL, Json, Quiet, Session, Verbose, command, takes_context
 from dreamer_cli.report import Result, is_terminal
 
 START = """Start with:
@@ -31,6 +31,13 @@ class _Help:
         rich_utils.FORCE_TERMINAL = bool(os.environ.get("FORCE_COLOR")) or is_terminal(sys.stdout)
         super().format_help(ctx, formatter)  # type: ignore[misc]
 
+    def get_help_option(self, ctx: Any) -> Any:
+        """`--help`, listed with the other options that every command has."""
+        option = super().get_help_option(ctx)  # type: ignore[misc]
+        if option is not None:
+            option.rich_help_panel, option.metavar = PANEL, ""
+        return option
+
 
 class Command(_Help, TyperCommand):
     """One verb."""
@@ -40,25 +47,26 @@ class Group(_Help, TyperGroup):
     """`dreamer` itself, and commands with sub-verbs."""
 
 
-def show_version(context: typer.Context, wanted: bool) -> None:
+def show_version(context: Any, wanted: bool) -> bool:
     """Print the version and end."""
     if wanted and not context.resilient_parsing:
         context.obj.result = Result({"version": __version__}, [f"dreamer {__version__}"])
         raise typer.Exit
+    return wanted
 
 
-def show_help(context: typer.Context, quiet: Quiet = False, verbose: Verbose = False, json: Json = False) -> None:
+def show_help(context: Any, quiet: Quiet = False, verbose: Verbose = False, json: Json = False) -> None:
     """Take in the flags that stand before a verb; without a verb, show the help."""
     session: Session = context.obj
     session.flags(quiet, verbose, json)
     if context.invoked_subcommand is None:
-        context.get_help()
+        typer.echo(context.get_help())
 
 
 def root(
-    context: typer.Context,
+    context: Any,
     version: Annotated[
-        bool, typer.Option("--version", help="Show the version.", is_eager=True, callback=show_version)
+        bool, typer.Option("--version", help="Show the version.", metavar="", is_eager=True, callback=show_version)
     ] = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -70,7 +78,7 @@ def root(
 
 def _group(help: str) -> typer.Typer:
     group = typer.Typer(cls=Group, help=help, invoke_without_command=True, subcommand_metavar="COMMAND ...")
-    group.callback(cls=Group, invoke_without_command=True, help=help)(show_help)
+    group.callback(cls=Group, invoke_without_command=True, help=help)(takes_context(show_help))
     return group
 
 
@@ -86,7 +94,7 @@ def build() -> typer.Typer:
         context_settings={"help_option_names": ["--help", "-h"]},
         epilog=None,
     )
-    app.callback(cls=Group, invoke_without_command=True, epilog=START)(root)
+    app.callback(cls=Group, invoke_without_command=True, epilog=START)(takes_context(root))
     work, look = "Commands", "Looking around"
     for function in (training.train, using.evaluate, using.imagine, using.export):
         app.command(cls=Command, rich_help_panel=work)(command(function))

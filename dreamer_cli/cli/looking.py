@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from dreamer_cli.cli.options import CheckpointOption, EnvKwarg, Run, RunsDir, complete_from, option, preset_names
+from dreamer_cli.cli.options import CheckpointOption, EnvKwarg, Run, RunsDir, complete_from, flag, option, preset_names
 from dreamer_cli.cli.session import Session
 from dreamer_cli.report import Result
 
@@ -13,10 +13,11 @@ def inspect(
     session: Session,
     run: Run,
     checkpoint: CheckpointOption = None,
-    origin: Annotated[bool, option("--origin", help="Show every setting and where it came from.")] = False,
+    origin: Annotated[bool, flag("--origin", help="Show every setting and where it came from.")] = False,
     runs_dir: RunsDir = None,
 ) -> Result:
     """Show a run: parameters by module, spaces, steps, settings, integrity."""
+    session.opens(run, runs_dir, checkpoint, "inspect")
     from dreamer_cli.commands import inspect as command
 
     return command.inspect(run, session.report, runs_dir=runs_dir, checkpoint=checkpoint, origin=origin)

@@ -15,8 +15,15 @@ MAX_SEED = 2**32 - 1
 
 
 def option(*names: str, help: str, panel: str | None = None, **more: Any) -> Any:
-    """A Typer option; help panels make long commands readable."""
+    """A Typer option; help panels make long commands readable. `parser` reads texts; defaults stay as they are."""
+    if parse := more.pop("parser", None):
+        more["parser"] = lambda value: parse(value) if isinstance(value, str) else value
     return typer.Option(*names, help=help, rich_help_panel=panel, show_default=False, **more)
+
+
+def flag(*names: str, help: str, panel: str | None = None) -> Any:
+    """An option without a value."""
+    return option(*names, help=help, panel=panel, metavar="")
 
 
 def count(*names: str, help: str, minimum: int = 0, maximum: int = 10**18, **more: Any) -> Any:
@@ -177,5 +184,6 @@ CheckpointOption = Annotated[
 Device = Annotated[str | None, option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:1, mps (auto).")]
 Seed = Annotated[int | None, count("--seed", maximum=MAX_SEED, help="Seed of everything random (0).")]
 EnvKwarg = Annotated[
-    list[str] | None, option("--env-kwarg", metavar="K=V", help="Argument for the environment; repeatable.")
+    list[str] | None,
+    option("--env-kwarg", metavar="K=V", help="Argument of the environment; repeatable."),
 ]

@@ -5,8 +5,9 @@ import inspect
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -16,13 +17,18 @@ from typer.exceptions import TyperException
 from dreamer_cli.cli.failures import explain
 from dreamer_cli.errors import DreamerError
 from dreamer_cli.report import Reporter, Result, printable
+from dreamer_cli.requests import Checkpoint
 
 PANEL = "Output"
 Quiet = Annotated[
-    bool, typer.Option("--quiet", "-q", help="Only the result, warnings and errors.", rich_help_panel=PANEL)
+    bool, typer.Option("--quiet", "-q", help="Only the result, warnings and errors.", rich_help_panel=PANEL, metavar="")
 ]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="More detail; tracebacks.", rich_help_panel=PANEL)]
-Json = Annotated[bool, typer.Option("--json", help="The result as one JSON document.", rich_help_panel=PANEL)]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="More detail; tracebacks.", rich_help_panel=PANEL, metavar="")
+]
+Json = Annotated[
+    bool, typer.Option("--json", help="The result as one JSON document.", rich_help_panel=PANEL, metavar="")
+]
 
 
 @dataclass
@@ -66,6 +72,17 @@ class Session:
         self.verbose |= verbose
         self.json |= json
 
+    def opens(self, run: str, runs_dir: Path | None, checkpoint: Checkpoint | None, verb: str) -> None:
+        """Find RUN before torch loads, so that a typo costs no seconds; a crash leaves its traceback in the run.
+
+        Raises:
+            StateError, UsageError: see `find_checkpoint`.
+        """
+        from dreamer_cli.findrun import find_checkpoint
+
+        found, _ = find_checkpoint(run, runs_dir, checkpoint)
+        self.report.open_log(found.logs / f"{verb}.log", notes=False)
+
     def run(self, function: Callable[[], Result]) -> None:
         """Call a command; whatever happens becomes `result` or `error`."""
         self.started = True
@@ -93,28 +110,36 @@ class Session:
 def command(function: Callable[..., Result]) -> Callable[..., None]:
     """What Typer registers for `function(session, ...options) -> Result`: the same options and the common flags."""
 
-    def run(typer_context: typer.Context, quiet: bool, verbose: bool, json: bool, **options: Any) -> None:
+    def run(typer_context: Any, quiet: bool, verbose: bool, json: bool, **options: Any) -> None:
         session: Session = typer_context.obj
         session.flags(quiet, verbose, json)
         session.run(lambda: function(session, **options))
 
-    keyword = inspect.Parameter.KEYWORD_ONLY
     own = list(inspect.signature(function).parameters.values())[1:]
     common = [
-        inspect.Parameter(name, keyword, default=False, annotation=kind)
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=kind)
         for name, kind in (("quiet", Quiet), ("verbose", Verbose), ("json", Json))
     ]
+    run.__doc__, run.__name__ = function.__doc__, function.__name__
+    return takes_context(run, [*own, *common])
+
+
+def takes_context(
+    function: Callable[..., None], options: Sequence[inspect.Parameter] | None = None
+) -> Callable[..., None]:
+    """Tell Typer that the first parameter is its context, and optionally which options the others are.
+
+    Typer reads the signature, not the code: this is how options are shared without repeating them. The context is
+    not annotated in the source, because what Typer hands over is no instance of `typer.Context`.
+    """
+    first, *others = inspect.signature(function).parameters.values()
     parameters = [
-        inspect.Parameter("typer_context", keyword, annotation=typer.Context),
-        *(parameter.replace(kind=keyword) for parameter in own),
-        *common,
+        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for parameter in (first.replace(annotation=typer.Context), *(others if options is None else options))
     ]
-    # Typer reads the signature, not the code: this is how options are shared without repeating them.
-    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    run.__doc__ = function.__doc__
-    run.__name__ = function.__name__
-    return run
+    function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    function.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return function
 
 
 @contextlib.contextmanager

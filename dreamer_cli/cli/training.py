@@ -5,12 +5,12 @@ from typing import Annotated, Any
 
 from dreamer_cli.cli.options import (
     MAX_SEED,
-    EnvKwarg,
     cadence,
     choice,
     complete_from,
     count,
     duration,
+    flag,
     option,
     parse_image_size,
     place,
@@ -23,7 +23,7 @@ from dreamer_cli.errors import UsageError, closest
 from dreamer_cli.report import Result
 from dreamer_cli.requests import RESUME, SIZES, TrainRequest
 
-WHAT, HOW, WHERE, WATCH, MACHINE = "What to train", "How", "Run directory", "Looking on", "Machine"
+WHAT, HOW, WHERE, WATCH, MACHINE = "What to train", "Training", "Run directory", "Evaluation and logs", "Machine"
 LOGS = ("tensorboard", "wandb")
 
 
@@ -49,10 +49,13 @@ def train(
             "-e",
             metavar="ID",
             panel=WHAT,
-            help="Gymnasium id, module:Id, pkg.mod:Class, ./file.py:Class, or suite:task.",
+            help="Gymnasium id, module:Id, pkg.mod:Class, ./file.py:Class, or suite:task (dmc:walker-walk).",
         ),
     ] = None,
-    env_kwarg: EnvKwarg = None,
+    env_kwarg: Annotated[
+        list[str] | None,
+        option("--env-kwarg", metavar="K=V", panel=WHAT, help="Argument of the environment; repeatable."),
+    ] = None,
     preset: Annotated[
         list[str] | None,
         option(
@@ -60,12 +63,12 @@ def train(
             "-p",
             metavar="NAME|FILE",
             panel=WHAT,
-            help="Repeatable, left to right: -p cpu.",
+            help="A preset, repeatable, left to right: -p cpu",
             autocompletion=complete_from(preset_names),
         ),
     ] = None,
     config: Annotated[
-        Path | None, place("--config", "-c", panel=WHAT, help="A config.yaml; that of another run, too.")
+        Path | None, place("--config", "-c", panel=WHAT, help="A config.yaml, that of another run, too.")
     ] = None,
     settings: Annotated[
         list[str] | None,
@@ -78,7 +81,7 @@ def train(
             among=SIZES,
             panel=WHAT,
             metavar="SIZE",
-            help="Of the model: 1m 12m 25m 50m 100m 200m 400m (1m; pixels: 12m).",
+            help="Of the model: 1m 12m 25m 50m 100m 200m 400m.",
         ),
     ] = None,
     init_from: Annotated[
@@ -87,63 +90,77 @@ def train(
             "--init-from",
             metavar="RUN",
             panel=WHAT,
-            help="Start from the weights of another run.",
+            help="Start with the weights of another run.",
             autocompletion=complete_from(run_names),
         ),
     ] = None,
     steps: Annotated[
-        int | None, count("--steps", "-n", minimum=1, panel=HOW, help="Total environment steps: 400k, 1M (1M).")
+        int | None, count("--steps", "-n", minimum=1, panel=HOW, help="Total environment steps: 400000, 400k, 4e5.")
     ] = None,
     train_ratio: Annotated[
         float | None,
-        real("--train-ratio", metavar="R", minimum=0, panel=HOW, help="Replayed records per collected record (32)."),
+        real("--train-ratio", metavar="R", minimum=0.0, panel=HOW, help="Replayed records per collected record."),
     ] = None,
     num_envs: Annotated[
-        int | None, count("--num-envs", minimum=1, maximum=4096, panel=HOW, help="Environments side by side (16).")
+        int | None, count("--num-envs", minimum=1, maximum=4096, panel=HOW, help="Environments side by side.")
     ] = None,
     vec: Annotated[
-        str | None, choice("--vec", among=("auto", "sync", "async"), panel=HOW, help="In this process, or one each.")
+        str | None,
+        choice(
+            "--vec",
+            among=("auto", "sync", "async"),
+            panel=HOW,
+            help="Environments in this process (sync) or in workers.",
+        ),
     ] = None,
     pixels: Annotated[
-        bool | None, option("--pixels", panel=HOW, help="Render the environment and learn from 64x64 pixels.")
+        bool | None, flag("--pixels", panel=HOW, help="Render the environment, learn from the pixels.")
     ] = None,
     image_size: Annotated[
-        Any, option("--image-size", metavar="HxW", parser=parse_image_size, panel=HOW, help="Size of images: 96x96.")
+        Any,
+        option(
+            "--image-size",
+            metavar="HxW",
+            parser=parse_image_size,
+            panel=HOW,
+            help="Size of images, rows and columns: 64x64.",
+        ),
     ] = None,
     seed: Annotated[
         int | None, count("--seed", maximum=MAX_SEED, panel=HOW, help="Seed of everything random (0).")
     ] = None,
     run_dir: Annotated[
         Path | None,
-        place("--run-dir", metavar="DIR", panel=WHERE, help="This very directory; continued if it holds a run."),
+        place("--run-dir", metavar="DIR", panel=WHERE, help="This directory; continued if it holds a run."),
     ] = None,
     runs_dir: Annotated[
-        Path | None, place("--runs-dir", metavar="DIR", panel=WHERE, help="Make one in here ($DREAMER_RUNS, ./runs).")
+        Path | None,
+        place("--runs-dir", metavar="DIR", panel=WHERE, help="A new one in here ($DREAMER_RUNS, else ./runs)."),
     ] = None,
     name: Annotated[
-        str | None, option("--name", metavar="NAME", panel=WHERE, help="Part of the directory's name.")
+        str | None, option("--name", metavar="NAME", panel=WHERE, help="Becomes a part of its name.")
     ] = None,
     resume: Annotated[
         str | None,
-        choice("--resume", among=RESUME, panel=WHERE, help="Go on with the run there (auto with --run-dir)."),
+        choice("--resume", among=RESUME, panel=WHERE, help="Continue what is there (with --run-dir: auto)."),
     ] = None,
     save_every: Annotated[
-        Any, cadence("--save-every", metavar="N|10m", panel=WHERE, help="Checkpoint after steps or time (10m).")
+        Any, cadence("--save-every", metavar="N|10m", panel=WHERE, help="Save so often; also at the end (10m).")
     ] = None,
     keep: Annotated[
-        int | None, count("--keep", minimum=1, panel=WHERE, help="Checkpoints to keep, beside the best (3).")
+        int | None, count("--keep", minimum=1, panel=WHERE, help="Checkpoints to keep, beside the best one (3).")
     ] = None,
     max_time: Annotated[
-        float | None, duration("--max-time", metavar="11h30m", panel=WHERE, help="Then save and end with code 75.")
+        float | None, duration("--max-time", metavar="11h30m", panel=WHERE, help="Then save and end with exit code 75.")
     ] = None,
     eval_every: Annotated[
-        int | None, count("--eval-every", panel=WATCH, help="Evaluate after so many steps (0: never).")
+        int | None, count("--eval-every", panel=WATCH, help="Evaluate every so many steps (0: never).")
     ] = None,
     eval_episodes: Annotated[
         int | None, count("--eval-episodes", minimum=1, panel=WATCH, help="Episodes each time (10).")
     ] = None,
     dream_every: Annotated[
-        int | None, count("--dream-every", panel=WATCH, help="Film a dream after so many steps (0: never).")
+        int | None, count("--dream-every", panel=WATCH, help="Film a dream every so many steps (0: never).")
     ] = None,
     log: Annotated[
         Any,
@@ -152,12 +169,12 @@ def train(
             metavar="NAMES",
             parser=parse_logs,
             panel=WATCH,
-            help="Also log to tensorboard,wandb.",
+            help="Log to tensorboard, wandb or both, comma between.",
             autocompletion=complete_from(lambda: LOGS),
         ),
     ] = None,
     plan: Annotated[
-        bool, option("--plan", panel=WATCH, help="Show env, model, budget, memory and ETA; do not train.")
+        bool, flag("--plan", panel=WATCH, help="Print env, spaces, model, budget, memory, disk and ETA, then exit.")
     ] = False,
     device: Annotated[
         str | None, option("--device", metavar="DEVICE", panel=MACHINE, help="auto, cpu, cuda, cuda:1 or mps (auto).")
@@ -166,15 +183,14 @@ def train(
         str | None,
         choice("--precision", among=("auto", "fp32", "bf16"), panel=MACHINE, help="Of the arithmetic (auto)."),
     ] = None,
-    compile: Annotated[bool | None, option("--compile/--no-compile", panel=MACHINE, help="Compile updates.")] = None,
+    compile: Annotated[
+        bool | None, flag("--compile/--no-compile", panel=MACHINE, help="Compile updates with torch.")
+    ] = None,
     deterministic: Annotated[
-        bool | None, option("--deterministic", panel=MACHINE, help="Same numbers every time, on a GPU too; slower.")
+        bool | None, flag("--deterministic", panel=MACHINE, help="Same numbers again on the same GPU; slower.")
     ] = None,
 ) -> Result:
-    """Train an agent; prints the run directory.
-
-    Continue a run with --run-dir DIR alone.
-    """
+    """Train an agent and print its run directory; --run-dir DIR alone continues one."""
     from dreamer_cli.commands import train as run
 
     options = {key: value for key, value in locals().items() if key not in ("session", "run")}

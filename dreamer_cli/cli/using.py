@@ -12,6 +12,7 @@ from dreamer_cli.cli.options import (
     Seed,
     choice,
     count,
+    flag,
     option,
     place,
     real,
@@ -35,6 +36,10 @@ def evaluate(
         str | None,
         choice("--policy", among=("mode", "sample", "random"), help="How actions are chosen (the run's own)."),
     ] = None,
+    versus: Annotated[
+        str | None,
+        choice("--versus", among=("mode", "sample", "random"), help="Let another policy play the same episodes."),
+    ] = None,
     env: Annotated[
         str | None, option("--env", "-e", metavar="ID", help="Another environment with the same spaces.")
     ] = None,
@@ -50,11 +55,11 @@ def evaluate(
     """Play episodes with a trained agent and print a table of returns."""
     if output is not None and output.suffix not in (".json", ".csv"):
         raise UsageError(f"--output is {str(output)!r}.", hint="The name must end in .json or .csv.")
+    session.opens(run, runs_dir, checkpoint, "evaluate")
     from dreamer_cli.commands import evaluate as command
 
     options = {key: value for key, value in locals().items() if key not in ("session", "command")}
     options["env_kwarg"] = tuple(env_kwarg or ())
-    keep_traceback(session, run, runs_dir, "evaluate")
     return command.evaluate(EvaluateRequest(**options), session.report)
 
 
@@ -84,10 +89,10 @@ def imagine(
     runs_dir: RunsDir = None,
 ) -> Result:
     """Film what the agent dreams, next to what really happened."""
+    session.opens(run, runs_dir, checkpoint, "imagine")
     from dreamer_cli.commands import imagine as command
 
     options = {key: value for key, value in locals().items() if key not in ("session", "command")}
-    keep_traceback(session, run, runs_dir, "imagine")
     return command.imagine(ImagineRequest(**options), session.report)
 
 
@@ -100,22 +105,15 @@ def export(
     ] = "onnx",
     part: Annotated[Any, choice("--part", among=("policy", "world", "all"), help="What to write (policy).")] = "policy",
     verify: Annotated[
-        bool, option("--verify/--no-verify", help="Replay 64 steps and compare; code 6 beyond 1e-4.")
+        bool, flag("--verify/--no-verify", help="Replay 64 steps and compare; code 6 beyond 1e-4.")
     ] = True,
     opset: Annotated[int | None, count("--opset", minimum=1, maximum=100, help="ONNX operator set.")] = None,
     checkpoint: CheckpointOption = None,
     runs_dir: RunsDir = None,
 ) -> Result:
     """Write the agent for use without dreamer: model, interface.json, example.py."""
+    session.opens(run, runs_dir, checkpoint, "export")
     from dreamer_cli.commands import export as command
 
     options = {key: value for key, value in locals().items() if key not in ("session", "command")}
-    keep_traceback(session, run, runs_dir, "export")
     return command.export(ExportRequest(**options), session.report)
-
-
-def keep_traceback(session: Session, run: str, runs_dir: Path | None, verb: str) -> None:
-    """Find the run (an unknown one ends here, before torch loads) and let a crash leave its traceback there."""
-    from dreamer_cli.findrun import find_run
-
-    session.report.open_log(find_run(run, runs_dir).run.logs / f"{verb}.log", notes=False)

@@ -7,7 +7,7 @@ env       {"gear": 2, "pedals": [0.65, 0.0]}
 ```
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,8 @@ from gymnasium import Env, Space, spaces
 
 from dreamer_cli.errors import EnvError
 from dreamer_cli.spaces import ActionPart, action_from_indices
+
+Decoder = Callable[[np.ndarray], Any]
 
 
 class ActionCodec:
@@ -26,6 +28,11 @@ class ActionCodec:
     def __init__(self, parts: tuple[ActionPart, ...]) -> None:
         self.parts = parts
         self.width = sum(part.width for part in parts)  # A
+        self._decoders: list[tuple[ActionPart, slice, Decoder]] = []
+        column = 0
+        for part in parts:
+            self._decoders.append((part, slice(column, column + part.width), _decoder(part)))
+            column += part.width
 
     @classmethod
     def from_space(cls, space: Space, env_id: str = "the environment", names: tuple[str, ...] = ()) -> "ActionCodec":
@@ -46,11 +53,7 @@ class ActionCodec:
 
     def decode(self, action: np.ndarray) -> Any:
         """The environment's action for one flat vector (A,): an int, an array, or a nested dict or tuple."""
-        values, column = {}, 0
-        for part in self.parts:
-            values[part.path] = _decode(part, action[column : column + part.width])
-            column += part.width
-        return values[()] if () in values else _nest(values)
+        return _nest({part.path: decode(action[columns]) for part, columns, decode in self._decoders})
 
     def encode(self, action: Any) -> np.ndarray:
         """The flat vector (A,) that decodes to this action of the environment; the inverse of `decode`."""
@@ -113,19 +116,32 @@ def _continuous(path: tuple[str | int, ...], key: str, space: spaces.Box, env_id
     )
 
 
-def _decode(part: ActionPart, flat: np.ndarray) -> Any:
-    dtype = np.dtype(part.dtype)
-    if part.kind == "discrete":
-        borders = np.cumsum(part.classes)[:-1]
-        chosen = [entry.argmax() + start for entry, start in zip(np.split(flat, borders), part.start, strict=True)]
-        return int(chosen[0]) if part.shape == () else np.array(chosen, dtype).reshape(part.shape)
-    low, high = np.array(part.low), np.array(part.high)
-    value = low + (np.clip(flat.astype(np.float64), -1, 1) + 1) / 2 * (high - low)
-    if dtype.kind in "iu":
-        value = np.round(value)
-    # Rounding to float32 may leave the bounds by a hair, and environments that check their actions would refuse.
-    value = value.astype(dtype)
-    return np.clip(value, low.astype(dtype), high.astype(dtype)).reshape(part.shape)
+def _decoder(part: ActionPart) -> Decoder:
+    """Made once for each part: this runs at every step of every environment."""
+    return _discrete_decoder(part) if part.kind == "discrete" else _continuous_decoder(part)
+
+
+def _discrete_decoder(part: ActionPart) -> Decoder:
+    if part.shape == ():
+        first = part.start[0]
+        return lambda flat: int(flat.argmax()) + first
+    ends = np.cumsum(part.classes)
+    entries = [slice(end - classes, end) for end, classes in zip(ends, part.classes, strict=True)]
+    dtype, start = np.dtype(part.dtype), np.array(part.start)
+    return lambda flat: (np.array([flat[e].argmax() for e in entries]) + start).astype(dtype).reshape(part.shape)
+
+
+def _continuous_decoder(part: ActionPart) -> Decoder:
+    low, high, dtype = np.array(part.low), np.array(part.high), np.dtype(part.dtype)
+    least, most = low.astype(dtype), high.astype(dtype)
+
+    def decode(flat: np.ndarray) -> np.ndarray:
+        value = low + (np.clip(flat.astype(np.float64), -1, 1) + 1) / 2 * (high - low)
+        value = np.round(value) if dtype.kind in "iu" else value
+        # Rounding to float32 may leave the bounds by a hair, and some environments refuse that.
+        return np.clip(value.astype(dtype), least, most).reshape(part.shape)
+
+    return decode
 
 
 def _encode(part: ActionPart, value: Any) -> np.ndarray:

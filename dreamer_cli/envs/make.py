@@ -7,6 +7,7 @@
 | `package.module:Class`, `./file.py:Class` | import it and call `Class(**kwargs)` |
 """
 
+import contextlib
 import difflib
 import hashlib
 import importlib
@@ -21,13 +22,14 @@ from types import ModuleType
 from typing import Any, Literal
 
 import gymnasium
+from gymnasium.envs.registration import load_env_creator
 from gymnasium.wrappers import TimeLimit
 from pydantic.dataclasses import dataclass
 
 from dreamer_cli.envs.catalog import SUITES, register_suites, suite_of
 from dreamer_cli.envs.wrappers import DreamerEnv, Pixels, Repeat
-from dreamer_cli.errors import ConfigError, DreamerError, EnvError
-from dreamer_cli.registry import STRICT, closest
+from dreamer_cli.errors import ConfigError, DreamerError, EnvError, closest
+from dreamer_cli.registry import STRICT
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -76,17 +78,27 @@ def make_env(cfg: EnvConfig, render_mode: str | None = None) -> DreamerEnv:
     Raises:
         EnvError: unknown id, failed import, missing extra, the constructor raised, nothing to learn from or act with.
     """
-    if cfg.id is None:
-        raise EnvError("No environment was named.", hint="--env CartPole-v1; `dreamer envs list` shows what there is.")
-    headless()
-    build = find(cfg)
-    env = _construct(build, cfg.id, "rgb_array" if cfg.pixels != "off" else render_mode)
-    repeat = cfg.repeat * frameskip(env, cfg.id)
+    env = bare_env(cfg, "rgb_array" if cfg.pixels != "off" else render_mode)
+    env_id = cfg.id or ""
+    repeat = cfg.repeat * frameskip(env, env_id)
     if cfg.repeat > 1:
         env = Repeat(env, cfg.repeat)
     if cfg.pixels != "off":
-        env = Pixels(env, cfg.pixels == "both", cfg.image_size, cfg.id)
-    return DreamerEnv(env, cfg.id, repeat, cfg.image_size)
+        env = Pixels(env, cfg.pixels == "both", cfg.image_size, env_id)
+    return DreamerEnv(env, env_id, repeat, cfg.image_size)
+
+
+def bare_env(cfg: EnvConfig, render_mode: str | None = None) -> gymnasium.Env:
+    """The environment as its authors made it: found, imported and built, but not wrapped.
+
+    Raises:
+        EnvError: unknown id, failed import, missing extra, or the constructor raised.
+    """
+    if cfg.id is None:
+        raise EnvError("No environment was named.", hint="--env CartPole-v1; `dreamer envs list` shows what there is.")
+    headless()
+    with contextlib.redirect_stdout(sys.stderr):  # standard output is for results
+        return _construct(find(cfg), cfg.id, render_mode)
 
 
 def headless() -> None:
@@ -142,8 +154,17 @@ def _registered(env_id: str, cfg: EnvConfig) -> Build:
     kwargs = dict(cfg.kwargs)
     if cfg.max_episode_steps is not None:
         kwargs["max_episode_steps"] = cfg.max_episode_steps
-    # The checker would warn at every worker's first step; what matters is checked by DreamerEnv, at every step.
-    return lambda mode: gymnasium.make(env_id, disable_env_checker=True, render_mode=mode, **kwargs)
+
+    def build(mode: str | None) -> gymnasium.Env:
+        entry = gymnasium.registry[env_id].entry_point
+        creator = load_env_creator(entry) if isinstance(entry, str) else entry
+        modes = getattr(creator, "metadata", {}).get("render_modes", [mode])
+        # Passed on only where it is understood: a constructor may not know the argument, not even as None.
+        drawn: dict[str, Any] = {"render_mode": mode} if mode is not None and mode in modes else {}
+        # The checker would warn at every worker's first step; what matters is checked by DreamerEnv, at every step.
+        return gymnasium.make(env_id, disable_env_checker=True, **drawn, **kwargs)
+
+    return build
 
 
 def _unknown(env_id: str) -> EnvError:
@@ -151,11 +172,10 @@ def _unknown(env_id: str) -> EnvError:
     if absent is not None:
         return EnvError(f"{env_id} needs {absent.needs}, which is not installed.", hint=absent.install)
     stem = env_id.rpartition("-v")[0] or env_id
-    versions = [known for known in gymnasium.registry if known.rpartition("-v")[0] == stem]
+    versions = [known for known in gymnasium.registry if stem in (_stem(known), _stem(known.rpartition("/")[2]))]
     if versions:
-        return EnvError(
-            f"{env_id} is no version of {stem} that is installed.", hint=f"Did you mean {' or '.join(versions)}?"
-        )
+        meant = " or ".join(sorted(versions, key=lambda known: known.rpartition("-v")[2], reverse=True))
+        return EnvError(f"{env_id} is no version of {stem} that is installed.", hint=f"Did you mean {meant}?")
     # Compared without case and namespace, so that `cartpole` and `Pong-v5` find CartPole-v1 and ALE/Pong-v5.
     names = {known.lower(): known for known in gymnasium.registry}
     names |= {known.rpartition("/")[2].lower(): known for known in gymnasium.registry if "/" in known}
@@ -165,6 +185,11 @@ def _unknown(env_id: str) -> EnvError:
         f"There is no environment {env_id!r}.",
         hint=f"{did_you_mean}`dreamer envs list` shows all; your own: -e ./file.py:Class or -e package.mod:Class.",
     )
+
+
+def _stem(env_id: str) -> str:
+    """The id without its version."""
+    return env_id.rpartition("-v")[0]
 
 
 def _import_module(name: str, env_id: str) -> ModuleType:

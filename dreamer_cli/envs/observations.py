@@ -24,7 +24,7 @@ from dreamer_cli.spaces import ObsSpec
 
 SMALLEST_IMAGE, LARGEST_NATIVE, USUAL_IMAGE = 8, 96, (64, 64)
 RESERVED = ("reward", "is_first", "is_last", "is_terminal", "action")
-FLOAT32 = np.finfo(np.float32)
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 Size = tuple[int, int]
 Reader = Callable[[np.ndarray], np.ndarray]
@@ -165,7 +165,7 @@ def _vector(shape: tuple[int, ...]) -> tuple[ObsSpec, Reader]:
         if flat.dtype.kind == "f" and not np.isfinite(flat).all():
             raise BadValue(f"is not finite: {_excerpt(flat)}")
         if flat.dtype.itemsize > 4:
-            flat = np.clip(flat, FLOAT32.min, FLOAT32.max)
+            flat = np.clip(flat, -FLOAT32_MAX, FLOAT32_MAX)
         return flat.astype(np.float32)
 
     return ObsSpec("vector", (int(np.prod(shape)),)), read

@@ -10,7 +10,8 @@ import math
 import multiprocessing
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from types import ModuleType
 from typing import Any, Protocol
 
 import numpy as np
@@ -46,8 +47,7 @@ class Local:
 
     def __init__(self, cfg: EnvConfig, render_mode: str | None, num_envs: int, spec: EnvSpec) -> None:
         self.board = board(spec, num_envs, bytearray(board_bytes(spec, num_envs)))
-        with contextlib.redirect_stdout(sys.stderr):
-            self.envs = [build(cfg, render_mode, number, spec) for number in range(num_envs)]
+        self.envs = [build(cfg, render_mode, number, spec) for number in range(num_envs)]
 
     def reset(self, rows: np.ndarray, seeds: Sequence[int], check_stop: Callable[[], None]) -> None:
         """Begin episodes in some rows."""
@@ -89,7 +89,8 @@ class Workers:
                 ours, theirs = context.Pipe()
                 arguments = (cfg, render_mode, number, num_envs, spec, memory, theirs)
                 process = context.Process(target=serve, args=arguments, name=f"env-{number}", daemon=True)
-                process.start()
+                with _nameless_main():
+                    process.start()
                 theirs.close()
                 self.processes.append(process)
                 self.pipes.append(ours)
@@ -200,5 +201,20 @@ def start_context() -> Any:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["__main__", "dreamer_cli.envs.worker"])
+    context.set_forkserver_preload(["dreamer_cli.envs.worker"])
     return context
+
+
+@contextlib.contextmanager
+def _nameless_main() -> Iterator[None]:
+    """Keep a starting worker from importing the program that starts it, which it does not need.
+
+    That would cost every worker 0.3 s for the command line, seconds for a script that imports torch, and run a
+    script without a `__main__` guard once more.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main

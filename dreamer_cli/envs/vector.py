@@ -4,9 +4,7 @@ The contract is that of Gymnasium's vector environments with autoreset disabled:
 is returned as it is, and every episode begins with an explicit, seeded reset.
 """
 
-import contextlib
 import os
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -62,16 +60,16 @@ class VectorEnv:
         cfg = _absolute(cfg)
         self.cfg, self.num_envs, self.seed = cfg, num_envs, seed
         self.step_s: float | None = None
-        with contextlib.redirect_stdout(sys.stderr):
-            probe = make_env(cfg, render_mode)
-            self.spec: EnvSpec = probe.spec_dreamer
-            self.vec = self._choose(vec or cfg.vec, probe)
-            probe.close()
+        probe = make_env(cfg, render_mode)
+        self.spec: EnvSpec = probe.spec_dreamer
+        self.vec = self._choose(vec or cfg.vec, probe)
+        probe.close()
         pools: dict[str, type[Local] | type[Workers]] = {"sync": Local, "async": Workers}
         self._pool: Pool = pools[self.vec](cfg, render_mode, num_envs, self.spec)
         self.episodes = np.zeros(num_envs, np.int64)
         self.check_stop: Callable[[], None] = lambda: None
         self._ended = np.ones(num_envs, bool)
+        self._closed = False
 
     def _choose(self, vec: Literal["auto", "sync", "async"], probe: DreamerEnv) -> Literal["sync", "async"]:
         if vec != "auto":
@@ -122,6 +120,7 @@ class VectorEnv:
 
     def close(self) -> None:
         """End every environment and its process; may be called twice, and never waits longer than seconds."""
+        self._closed = True
         self._pool.close()
 
     def __enter__(self) -> "VectorEnv":
@@ -133,10 +132,10 @@ class VectorEnv:
         self.close()
 
     def _run(self, call: Callable[[], Any]) -> Any:
+        if self._closed:
+            raise RuntimeError(f"{self.cfg.id} was closed")
         try:
-            # What an environment prints is no result of ours.
-            with contextlib.redirect_stdout(sys.stderr):
-                return call()
+            return call()
         except BaseException:
             # Workers may be anywhere in their step: none of them can be used again.
             self.close()

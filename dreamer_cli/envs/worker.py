@@ -155,6 +155,8 @@ def _become_worker() -> None:
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
+    # Forked workers inherit one state of numpy's global generator; environments that still use it would all play alike.
+    np.random.seed()  # noqa: NPY002
     os.dup2(2, 1)
     sys.stdout = sys.stderr
     threading.Thread(target=_end_with_parent, daemon=True).start()

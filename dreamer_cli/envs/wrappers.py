@@ -4,6 +4,9 @@ Values are checked here, in the process that runs the environment, where the ste
 what passes this border is finite, and has the declared shape and type.
 """
 
+import contextlib
+import math
+import sys
 import time
 from typing import Any, SupportsFloat
 
@@ -13,7 +16,7 @@ from gymnasium import spaces
 
 from dreamer_cli.envs.actions import ActionCodec, action_names
 from dreamer_cli.envs.observations import (
-    FLOAT32,
+    FLOAT32_MAX,
     USUAL_IMAGE,
     BadValue,
     ObservationCodec,
@@ -168,7 +171,9 @@ class DreamerEnv(gymnasium.Wrapper):
     def _guard(self, what: str, call: Any) -> Any:
         """Run the environment's code; what it raises becomes an `EnvError` with the traceback as its cause."""
         try:
-            return call()
+            # Standard output is for results: what an environment prints goes where warnings go.
+            with contextlib.redirect_stdout(sys.stderr):
+                return call()
         except DreamerError:
             raise
         except (Exception, SystemExit) as err:  # SystemExit: an environment must not end the training in silence
@@ -185,12 +190,12 @@ class DreamerEnv(gymnasium.Wrapper):
 
     def _reward(self, reward: Any) -> float:
         try:
-            value = float(np.asarray(reward).reshape(()))
+            value = float(reward if isinstance(reward, (float, int)) else np.asarray(reward).reshape(()))
         except (TypeError, ValueError):
             raise self._broken(f"the reward is {reward!r}, which is no number") from None
-        if not np.isfinite(value):
+        if not math.isfinite(value):
             raise self._broken(f"the reward is {value}")
-        return float(np.clip(value, FLOAT32.min, FLOAT32.max))
+        return min(max(value, -FLOAT32_MAX), FLOAT32_MAX)
 
     def _broken(self, what: str, hint: str = "") -> EnvError:
         where = f"step {self.steps} of episode {self.episode}"

@@ -195,6 +195,11 @@ class TwoHot:
         half = len(self.bins) // 2
         return ((probs[..., -half:] - probs[..., :half].flip(-1)) * self.bins[-half:]).sum(-1)
 
+    @property
+    def magnitude(self) -> Tensor:
+        """Expected absolute value: the size of the numbers that `mean` adds up, against which it is rounded."""
+        return (torch.softmax(self.logits, -1) * self.bins.abs()).sum(-1)
+
     def loss(self, target: Tensor) -> Tensor:
         """Cross-entropy against the two-hot code of a number (... without the bins)."""
         below, above, weight = two_hot(target.to(self.bins.dtype), self.bins)

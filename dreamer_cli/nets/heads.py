@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from dreamer_cli.nets.blocks import MLP, Linear
 from dreamer_cli.nets.distributions import Bernoulli, BoundedNormal, Grouped, Joint, OneHot, TwoHot
 from dreamer_cli.nets.transforms import symexp_bins
-from dreamer_cli.registry import STRICT, slot
+from dreamer_cli.registry import STRICT, AtLeastOne, AtLeastTwo, Positive, Share, Weight, slot
 from dreamer_cli.spaces import ActionPart
 
 
@@ -28,7 +28,7 @@ class TwoHotOutput(nn.Module):
 class TwoHotConfig:
     """A categorical over bins spaced evenly in symlog space (Dreamer V3)."""
 
-    bins: int = 255
+    bins: AtLeastTwo = 255
 
     def build(self, inputs: int) -> TwoHotOutput:
         """The last layer of a head of `inputs` units."""
@@ -76,8 +76,8 @@ class Head(nn.Module):
 class HeadConfig:
     """Reward, continue or critic head."""
 
-    layers: int = 1
-    units: int = 256
+    layers: AtLeastOne = 1
+    units: AtLeastOne = 256
     output: slot("output", OUTPUTS) = TwoHotConfig()  # type: ignore[valid-type]
 
     def build(self, feat: int) -> Head:
@@ -139,12 +139,12 @@ class ActorConfig:
     `unimix` is 1 % as the paper says; the official code configures it and then ignores it.
     """
 
-    layers: int = 3
-    units: int = 256
-    scale: float = 0.01
-    unimix: float = 0.01
-    min_std: float = 0.1
-    max_std: float = 1.0
+    layers: AtLeastOne = 3
+    units: AtLeastOne = 256
+    scale: Weight = 0.01
+    unimix: Share = 0.01
+    min_std: Positive = 0.1
+    max_std: Positive = 1.0
 
     def build(self, feat: int, action: tuple[ActionPart, ...]) -> Actor:
         """An actor that reads `feat` numbers."""

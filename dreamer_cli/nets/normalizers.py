@@ -4,7 +4,7 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from dreamer_cli.registry import STRICT
+from dreamer_cli.registry import STRICT, Positive, Share
 
 
 class PercentileScale(nn.Module):
@@ -38,10 +38,10 @@ class PercentileScale(nn.Module):
 class PercentileConfig:
     """Scale of returns by their percentiles (Dreamer V3)."""
 
-    rate: float = 0.01
-    limit: float = 1.0
-    low: float = 0.05
-    high: float = 0.95
+    rate: Share = 0.01
+    limit: Positive = 1.0
+    low: Share = 0.05
+    high: Share = 0.95
 
     def build(self) -> PercentileScale:
         """A scale that starts at its limit."""

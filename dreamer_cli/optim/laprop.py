@@ -5,19 +5,19 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from dreamer_cli.optim.agc import clip_adaptively
-from dreamer_cli.registry import STRICT
+from dreamer_cli.registry import STRICT, Count, Decay, Positive, Weight
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class LaPropConfig:
     """lr: step size per parameter, reached after `warmup` updates (the first has 0). agc: adaptive clipping."""
 
-    lr: float = 4e-5
-    warmup: int = 1000
-    agc: float = 0.3
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-20
+    lr: Weight = 4e-5
+    warmup: Count = 1000
+    agc: Positive = 0.3
+    beta1: Decay = 0.9
+    beta2: Decay = 0.999
+    eps: Positive = 1e-20
 
     def build(self, params: list[torch.nn.Parameter]) -> "LaProp":
         """An optimiser of `params`, which must all receive gradients."""

@@ -89,8 +89,6 @@ class Ring:
                 f"no memory for a replay of {num_envs * per_env} records.",
                 hint="Lower replay.capacity or replay.max_bytes.",
             ) from error
-        # Row e * per_env + r, for gathering with one number a record.
-        self._flat = {name: array.reshape(num_envs * per_env, *array.shape[2:]) for name, array in self.arrays.items()}
 
     def write(self, env_ids: np.ndarray, ids: np.ndarray, values: Mapping[str, np.ndarray]) -> None:
         """Store one record in each of these streams; every field has to be there, with exactly its shape."""
@@ -102,13 +100,18 @@ class Ring:
                 raise ValueError(
                     f"{name} is {value.shape}, but {len(rows)} records of {self.fields[name][0]} are added"
                 )
-            self._flat[name][rows] = value
+            self._flat(name)[rows] = value
 
     def gather(self, name: str, env: np.ndarray, ids: np.ndarray, out: np.ndarray) -> None:
         """Collect a field of the records `ids` (B L) of streams `env` (B) into `out` (B L ...)."""
         rows = env[:, None] * self.per_env + ids % self.per_env
         # mode="clip": "raise" would go through a second buffer. All rows are in range.
-        np.take(self._flat[name], rows, axis=0, out=out, mode="clip")
+        np.take(self._flat(name), rows, axis=0, out=out, mode="clip")
+
+    def _flat(self, name: str) -> np.ndarray:
+        """A field with one axis of rows, env * per_env + row, to gather with one number a record."""
+        array = self.arrays[name]
+        return array.reshape(-1, *array.shape[2:])
 
     def rows(self, env: int, begin: int, end: int) -> Iterator[tuple[slice, slice]]:
         """Where the records [begin, end) of a stream lie: rows of its ring, and the matching part of the range."""

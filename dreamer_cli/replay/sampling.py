@@ -85,12 +85,18 @@ class ItemSampler:
             if start >= self.oldest[env]:
                 chosen.append((env, start))
         fresh = np.array(chosen, np.int64).reshape(-1, 2)
+        env, start = self.uniform(number - len(chosen), self.generator)
+        return np.concatenate([fresh[:, 0], env]), np.concatenate([fresh[:, 1], start])
+
+    def uniform(
+        self, number: int, generator: np.random.Generator
+    ) -> tuple[Int[np.ndarray, " B"], Int[np.ndarray, " B"]]:
+        """Items of all streams, equally likely, without touching the queue."""
         begin, counts = self._counts()
         total = np.cumsum(counts)
-        ticket = self.generator.integers(total[-1], size=number - len(chosen))
+        ticket = generator.integers(total[-1], size=number)
         span = np.searchsorted(total, ticket, side="right")
-        start = begin[span] + ticket - (total[span] - counts[span])
-        return np.concatenate([fresh[:, 0], self._env[span]]), np.concatenate([fresh[:, 1], start])
+        return self._env[span], begin[span] + ticket - (total[span] - counts[span])
 
     def state(self) -> dict[str, Any]:
         """Everything that decides about the future choice, as JSON; which records exist is not part of it."""

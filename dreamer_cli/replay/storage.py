@@ -165,6 +165,19 @@ class Replay:
         if not len(self):
             raise ValueError("the replay holds no sequence yet")
         env, start = self.sampler.draw(self.batch_size)
+        return self._batch(env, start), Index(env, start)
+
+    def peek(self, seed: int) -> Batch:
+        """A batch to look at: it changes nothing about the batches that training will see.
+
+        Raises:
+            ValueError: there is no item yet.
+        """
+        if not len(self):
+            raise ValueError("the replay holds no sequence yet")
+        return self._batch(*self.sampler.uniform(self.batch_size, np.random.default_rng(seed)))
+
+    def _batch(self, env: np.ndarray, start: np.ndarray) -> Batch:
         ids = start[:, None] + np.arange(self.batch_length + 1)
         trained = ids[:, 1:]
         obs = {
@@ -176,27 +189,29 @@ class Replay:
         flags["is_last"][:, :-1] |= flags["is_first"][:, 1:]
         begin = {name: self._gather(name, env, start[:, None])[:, 0] for name in self._latent}
         stoch = begin["stoch"] if begin["stoch"].is_floating_point() else begin["stoch"].long()
-        batch = Batch(
+        return Batch(
             obs=obs,
             action=self._gather("action", env, ids),
             reward=self._gather("reward", env, trained),
             start=State(begin["deter"], stoch),
             **flags,
         )
-        return batch, Index(env, start)
 
     def refresh(self, index: Index, latent: Mapping[str, np.ndarray | Tensor]) -> None:
         """Store fresher latents of a sampled batch's T trained records (B T ...); evicted records are left alone."""
         for name in self._latent:
             value = latent[name]
-            values = value.detach().cpu().numpy() if isinstance(value, Tensor) else value
+            if isinstance(value, Tensor):
+                value = value.detach().cpu()
+                # numpy has no bfloat16.
+                value = (value.float() if value.is_floating_point() else value).numpy()
             expected = (len(index.env), self.batch_length, *self.ring.fields[name][0])
-            if values.shape != expected:
-                raise ValueError(f"{name} is {values.shape} instead of {expected}")
+            if value.shape != expected:
+                raise ValueError(f"{name} is {tuple(value.shape)} instead of {expected}")
             oldest = self.sampler.oldest
             for row, (env, start) in enumerate(zip(index.env.tolist(), index.start.tolist(), strict=True)):
                 gone = min(max(0, int(oldest[env]) - (start + 1)), self.batch_length)
-                self.ring.put(name, env, start + 1 + gone, values[row, gone:])
+                self.ring.put(name, env, start + 1 + gone, value[row, gone:])
 
     def _gather(self, name: str, env: np.ndarray, ids: np.ndarray, dtype: torch.dtype | None = None) -> Tensor:
         shape, kind = self.ring.fields[name]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from dreamer_cli.errors import ConfigError
 from dreamer_cli.nets.blocks import MLP, BlockLinear, ChannelNorm, Conv, Layer, Linear, UpConv
 from dreamer_cli.nets.transforms import symexp, symlog
-from dreamer_cli.registry import STRICT
+from dreamer_cli.registry import STRICT, AtLeastOne
 from dreamer_cli.spaces import ObsSpec
 
 Specs = Mapping[str, ObsSpec]
@@ -46,12 +46,12 @@ class CoderConfig:
     units, layers: the MLP of vectors. blocks: how the decoder's first layer splits the memory.
     """
 
-    depth: int = 16
-    mults: tuple[int, ...] = (2, 3, 4, 4)
-    kernel: int = 5
-    units: int = 256
-    layers: int = 3
-    blocks: int = 8
+    depth: AtLeastOne = 16
+    mults: tuple[AtLeastOne, ...] = (2, 3, 4, 4)
+    kernel: AtLeastOne = 5
+    units: AtLeastOne = 256
+    layers: AtLeastOne = 3
+    blocks: AtLeastOne = 8
 
     def __post_init__(self) -> None:
         if self.kernel % 2 == 0:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from dreamer_cli.errors import ConfigError
 from dreamer_cli.nets.blocks import BlockLinear, Layer, RMSNorm
-from dreamer_cli.registry import STRICT
+from dreamer_cli.registry import STRICT, AtLeastOne
 from dreamer_cli.shapes import Float
 
 
@@ -15,10 +15,10 @@ from dreamer_cli.shapes import Float
 class BlockGRUConfig:
     """Dreamer V3's memory: wide, but its recurrent weights connect only within blocks."""
 
-    units: int = 2048  # D
-    hidden: int = 256
-    blocks: int = 8
-    layers: int = 1
+    units: AtLeastOne = 2048  # D
+    hidden: AtLeastOne = 256
+    blocks: AtLeastOne = 8
+    layers: AtLeastOne = 1
 
     def __post_init__(self) -> None:
         if self.blocks < 1 or self.units % self.blocks:

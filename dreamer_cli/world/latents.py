@@ -7,7 +7,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from dreamer_cli.nets.distributions import OneHot, categorical_kl, gumbel
-from dreamer_cli.registry import STRICT
+from dreamer_cli.registry import STRICT, AtLeastOne, AtLeastTwo, Share
 from dreamer_cli.shapes import Float
 
 
@@ -15,9 +15,9 @@ from dreamer_cli.shapes import Float
 class CategoricalConfig:
     """`groups` independent categoricals of `classes` classes (Dreamer V2 and V3). `unimix`: share of uniform."""
 
-    groups: int = 32
-    classes: int = 16
-    unimix: float = 0.01
+    groups: AtLeastOne = 32
+    classes: AtLeastTwo = 16
+    unimix: Share = 0.01
 
     def build(self) -> "Categorical":
         """The latent; it has no parameters of its own."""

@@ -7,7 +7,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from dreamer_cli.nets.heads import BernoulliConfig, HeadConfig
-from dreamer_cli.registry import STRICT, slot
+from dreamer_cli.registry import STRICT, Weight, slot
 from dreamer_cli.shapes import Float
 from dreamer_cli.spaces import EnvSpec
 from dreamer_cli.structs import Batch, State
@@ -28,7 +28,7 @@ class WorldConfig:
     objective: slot("world.objective", OBJECTIVES) = ReconstructConfig()  # type: ignore[valid-type]
     reward: HeadConfig = HeadConfig()
     cont: HeadConfig = HeadConfig(output=BernoulliConfig())
-    free_nats: float = 1.0
+    free_nats: Weight = 1.0
 
 
 class Observed(NamedTuple):

@@ -8,7 +8,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from dreamer_cli.nets.blocks import MLP, Linear
-from dreamer_cli.registry import STRICT, slot
+from dreamer_cli.registry import STRICT, AtLeastOne, slot
 from dreamer_cli.shapes import Bool, Float
 from dreamer_cli.structs import State
 from dreamer_cli.world.cores import CORES, BlockGRUConfig
@@ -23,9 +23,9 @@ class RSSMConfig:
 
     core: slot("core", CORES) = BlockGRUConfig()  # type: ignore[valid-type]
     latent: slot("latent", LATENTS) = CategoricalConfig()  # type: ignore[valid-type]
-    hidden: int = 256
-    prior_layers: int = 2
-    post_layers: int = 1
+    hidden: AtLeastOne = 256
+    prior_layers: AtLeastOne = 2
+    post_layers: AtLeastOne = 1
 
     def build(self, embed: int, action: int) -> "RSSM":
         """An RSSM that sees `embed` numbers of the observation and `action` of the action."""

@@ -2,15 +2,18 @@
 
 import copy
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 
+from dreamer_cli.checkpoint import Checkpoints
 from dreamer_cli.errors import ResourceError, StateError
 from dreamer_cli.files import DiskFullError, Files
 from dreamer_cli.replay import chunks
 from dreamer_cli.replay.storage import Replay
+from tests.crash import Recorder, rebuild, spoilable
 from tests.replay.toy import fill, latent_of, make_replay
 
 
@@ -230,3 +233,35 @@ def test_a_full_disk_loses_nothing(tmp_path):
     resumed = make_replay(per_env=50)
     assert resumed.load(tmp_path, latents, tree) == []
     assert_same_future(untouched, resumed)
+
+
+def test_a_crash_at_any_moment_leaves_a_checkpoint_whose_replay_is_whole(tmp_path):
+    """Chunks are safe before a checkpoint names them, and stay until no checkpoint does."""
+    root, before, disk = tmp_path / "run", tmp_path / "before", tmp_path / "disk"
+    root.mkdir()
+
+    def save_all(replay: Replay, step: int, recorder: Recorder) -> None:
+        checkpoints = Checkpoints(root / "checkpoints", keep=1, files=recorder)
+        latents, tree = replay.save(root / "replay", recorder)
+        checkpoints.save(step, {"latents.safetensors": latents}, {"replay.json": tree})
+        replay.prune(root / "replay", checkpoints.trees("replay.json"), recorder)
+
+    replay = make_replay(per_env=12)
+    fill(replay, 10)
+    save_all(replay, 10, Recorder())
+    shutil.copytree(root, before)
+    fill(replay, 14)
+    recorder = Recorder()
+    save_all(replay, 24, recorder)
+    assert "remove" in {entry[0] for entry in recorder.log[-3:]}  # the last change: an old chunk went
+    seen = []
+    for length in range(len(recorder.log) + 1):
+        for spoiled in [None, *spoilable(recorder.log[:length])]:
+            rebuild(before, root, recorder.log[:length], spoiled, disk)
+            loaded = Checkpoints(disk / "checkpoints").read("last")
+            resumed = make_replay(per_env=12)
+            args = (loaded.tensors["latents.safetensors"], loaded.trees["replay.json"])
+            assert resumed.load(disk / "replay", *args) == []
+            assert (loaded.step, resumed.records) in [(10, 20), (24, 24)]
+            seen.append(loaded.step)
+    assert (seen[0], seen[-1], len(seen) > 30) == (10, 24, True)

@@ -120,4 +120,4 @@ class ReplayMachine(RuleBasedStateMachine):
 
 
 TestReplay = ReplayMachine.TestCase
-TestReplay.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+TestReplay.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)

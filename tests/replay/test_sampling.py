@@ -44,6 +44,26 @@ def test_evicted_items_leave_the_queue():
     assert sampler.draw(1)[1].tolist() == [16]
 
 
+def test_evicted_items_are_passed_over_in_the_middle_of_the_queue():
+    sampler = make_sampler(num_envs=2, per_env=12)
+    for _ in range(7):
+        sampler.add(np.array([0, 1]))
+    for _ in range(15):
+        sampler.add(np.array([1]))
+    assert list(sampler.queue) == [(0, 1), (1, 1), (1, 6), (1, 11), (1, 16)]
+    env, start = sampler.draw(3)
+    assert list(zip(env.tolist(), start.tolist(), strict=True)) == [(0, 1), (1, 11), (1, 16)]
+
+
+def test_a_fresh_item_does_not_span_a_gap():
+    """The newest records, up to id 13, were lost: the first whole item of three after them begins at 14."""
+    sampler = make_sampler(per_env=30, length=3)
+    sampler.load({**sampler.state(), "next": [14]}, [(0, 0, 8)])
+    for _ in range(5):
+        sampler.add(np.array([0]))
+    assert list(sampler.queue) == [(0, 16)]  # id 15 closed 13..15, of which 13 is gone; id 18 closes 16..18
+
+
 def test_every_item_is_equally_likely():
     """Streams of different lengths: 16, 3, 0 (too short) and 21 - eviction to 8."""
     sampler = make_sampler(num_envs=4, per_env=12, online=False)

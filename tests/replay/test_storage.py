@@ -85,7 +85,9 @@ def test_refresh_reaches_exactly_the_trained_records():
     env, start = int(index.env[0]), int(index.start[0])
     ids = np.arange(start + 1, start + 5)
     fresh = latent_of(np.full((1, 4), env), ids[None], np.ones((1, 4)))
-    replay.refresh(index, {"deter": torch.from_numpy(fresh["deter"]), "stoch": torch.from_numpy(fresh["stoch"]).long()})
+    replay.refresh(
+        index, {"deter": torch.from_numpy(fresh["deter"]).bfloat16(), "stoch": torch.from_numpy(fresh["stoch"]).long()}
+    )
     for name in LATENT:
         expected = before[name].copy()
         expected[env, ids % 20] = fresh[name][0]

@@ -43,7 +43,6 @@ class MinAtar(gymnasium.Env):
         with _without("matplotlib", "seaborn"):
             package: Any = importlib.import_module("minatar.gym")
         self.env = package.BaseEnv(**kwargs)
-        self.metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
         self.render_mode = render_mode
         self.observation_space, self.action_space = self.env.observation_space, self.env.action_space
 
@@ -65,6 +64,10 @@ class MinAtar(gymnasium.Env):
         """Names of the actions, in order."""
         keys = self.env.game.env.action_map
         return [ACTIONS[keys[index]] for index in self.env.action_set]
+
+
+# On the class, because gymnasium.make looks there before it builds one.
+MinAtar.metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
 
 
 def register() -> None:

@@ -1,0 +1,88 @@
+"""At the wheel: turns an agent (or chance) into the policy that a collector and an evaluation call.
+
+Everything is numpy on the outside, so whoever steps environments needs no torch.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dreamer_cli.agent import Agent, Mode
+from dreamer_cli.spaces import EnvSpec
+from dreamer_cli.structs import Carry, Records
+
+Latent = Mapping[str, np.ndarray]
+
+
+class AgentDriver:
+    """The agent acts.
+
+    Args:
+        agent: on its device; its weights may change between calls.
+        mode: `sample` or `mode`, see `Agent.policy`.
+        seed: of its own random generator; nothing else draws from it.
+        bf16: run networks in bfloat16.
+    """
+
+    def __init__(self, agent: Agent, mode: Mode, seed: int, bf16: bool = False) -> None:
+        self.agent, self.mode, self.bf16 = agent, mode, bf16
+        self.device = next(agent.parameters()).device
+        self.generator = torch.Generator(self.device).manual_seed(seed)
+
+    def initial(self, num_envs: int) -> Carry:
+        """An empty memory."""
+        return self.agent.initial(num_envs)
+
+    @torch.no_grad()
+    def __call__(self, records: Records, carry: Carry | None) -> tuple[np.ndarray, Latent, Carry]:
+        """One decision in each environment."""
+        assert carry is not None
+        obs = {key: torch.from_numpy(value).to(self.device) for key, value in records.obs.items()}
+        is_first = torch.from_numpy(records.is_first).to(self.device)
+        noise = self.agent.noise(len(is_first), self.generator)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            action, carry = self.agent.policy(obs, is_first, carry, noise, self.mode)
+        return to_numpy(action), latents(self.agent, carry), carry
+
+
+class RandomDriver:
+    """Chance acts: every class equally likely, continuous numbers uniform in [-1, 1]. Stores empty latents."""
+
+    def __init__(self, spec: EnvSpec, latent: Mapping[str, tuple[tuple[int, ...], np.dtype]], seed: int) -> None:
+        self.spec, self.latent = spec, latent
+        self.generator = np.random.default_rng(seed)
+
+    def initial(self, num_envs: int) -> None:
+        """Nothing is carried."""
+
+    def __call__(self, records: Records, carry: Carry | None) -> tuple[np.ndarray, Latent, None]:
+        """One decision in each environment."""
+        rows = len(records.is_first)
+        columns = []
+        for part in self.spec.action:
+            for count in part.classes:
+                columns.append(np.eye(count, dtype=np.float32)[self.generator.integers(count, size=rows)])
+            if part.size:
+                columns.append(self.generator.uniform(-1, 1, (rows, part.size)).astype(np.float32))
+        empty = {name: np.zeros((rows, *shape), dtype) for name, (shape, dtype) in self.latent.items()}
+        return np.concatenate(columns, 1), empty, None
+
+
+def latent_fields(agent: Agent) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    """Shape and dtype of what a record keeps of the agent's state."""
+    dynamics = agent.world.dynamics
+    return {"deter": ((dynamics.core.size,), np.dtype(np.float32)), "stoch": dynamics.latent.packed}
+
+
+def latents(agent: Agent, carry: Carry) -> Latent:
+    """The state of a carry, as it is stored."""
+    packed = agent.world.dynamics.latent.pack(carry.state.stoch)
+    dtype = agent.world.dynamics.latent.packed[1]
+    return {"deter": to_numpy(carry.state.deter), "stoch": packed.cpu().numpy().astype(dtype)}
+
+
+def to_numpy(x: Tensor) -> np.ndarray:
+    """Any tensor as float32 on the CPU."""
+    return x.detach().float().cpu().numpy()

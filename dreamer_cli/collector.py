@@ -1,0 +1,172 @@
+"""Policy ↔ environments → replay: one record of each environment a round, and the counting.
+
+```
+now ──▶ policy ──▶ replay.add(now, action, latent) ──▶ envs.step(action) ──▶ next now
+                                                            │ is_last
+                                                            ▼
+                              replay.add(last, no action, no latent) ──▶ reset ──▶ next now
+```
+An episode of n decisions gives n + 1 records: its reset, and what followed each decision.
+"""
+
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+
+from dreamer_cli.envs.vector import VectorEnv
+from dreamer_cli.errors import StateError
+from dreamer_cli.structs import Records
+
+
+@runtime_checkable
+class Driver(Protocol):
+    """A policy as the collector calls it; `initial` makes what is carried into the first call."""
+
+    def initial(self, num_envs: int) -> Any: ...
+
+    def __call__(self, records: Records, carry: Any) -> tuple[np.ndarray, Mapping[str, np.ndarray], Any]:
+        """Records of N environments and the carry → actions N A, latents N ... to store, the next carry."""
+
+
+@runtime_checkable
+class Memory(Protocol):
+    """What the collector needs of a replay."""
+
+    def add(self, env_ids: np.ndarray, records: Records, action: np.ndarray, latent: Mapping[str, np.ndarray]) -> None:
+        """Append one record to each of some streams."""
+
+
+class Ended(NamedTuple):
+    """An episode that has ended.
+
+    Attributes:
+        env, episode: in which environment, and its number there, from 0.
+        ret: sum of rewards.
+        length: environment steps, action repeat counted.
+        step: environment steps of the whole run when it ended.
+        seconds: wall seconds since the collector was made.
+    """
+
+    env: int
+    episode: int
+    ret: float
+    length: int
+    step: int
+    seconds: float
+
+
+class Collector:
+    """Plays in all environments at once and stores every record.
+
+    Attributes:
+        env_steps: environment steps taken, as papers count them: decisions times action repeat.
+        records: records stored, those of resets and of last observations included.
+        episodes: episodes ended.
+        now: the records that the policy answers next; None before the first round and after a failed one.
+    """
+
+    def __init__(self, envs: VectorEnv, replay: Memory) -> None:
+        self.envs, self.replay = envs, replay
+        self.env_steps = self.records = self.episodes = 0
+        self.now: Records | None = None
+        self._carry: Any = None
+        self._returns = np.zeros(envs.num_envs)
+        self._decisions = np.zeros(envs.num_envs, np.int64)
+        self._everyone = np.arange(envs.num_envs)
+        self._undrained: list[Ended] = []
+        self._began = time.monotonic()
+
+    def step(self, driver: Driver) -> list[Ended]:
+        """One round: every environment takes one decision. Returns the episodes that ended in it.
+
+        Raises:
+            EnvError: see `VectorEnv.step`; what was decided is stored, the next round begins with resets.
+        """
+        now = self._begin() if self.now is None else self.now
+        carry = driver.initial(self.envs.num_envs) if self._carry is None else self._carry
+        action, latent, carry = driver(now, carry)
+        self.now = None
+        self._add(self._everyone, now, action, latent)
+        after = self.envs.step(action)
+        self.env_steps += self.envs.num_envs * self.envs.spec.repeat
+        self._returns += after.reward
+        self._decisions += 1
+        ended: list[Ended] = []
+        if after.is_last.any():
+            rows = np.flatnonzero(after.is_last)
+            # The policy does not answer a last observation: nothing acts on it, and the next record blanks the memory.
+            empty = {name: np.zeros((len(rows), *value.shape[1:]), value.dtype) for name, value in latent.items()}
+            self._add(rows, _rows(after, rows), np.zeros((len(rows), action.shape[1]), np.float32), empty)
+            ended = [self._end(int(row)) for row in rows]
+            after = _merged(after, self.envs.reset(after.is_last), after.is_last)
+        self.now, self._carry = after, carry
+        return ended
+
+    def drain(self) -> list[Ended]:
+        """Episodes that ended since this was last asked."""
+        ended, self._undrained = self._undrained, []
+        return ended
+
+    def state_dict(self) -> dict[str, Any]:
+        """Counters, as JSON. Episodes that are under way are not saved: after a resume new ones begin."""
+        return {
+            "env_steps": self.env_steps,
+            "records": self.records,
+            "episodes": self.episodes,
+            "begun": self.envs.episodes.tolist(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on counting from a saved state; the next round begins with resets.
+
+        Raises:
+            StateError: it was saved with another number of environments.
+        """
+        if len(state["begun"]) != self.envs.num_envs:
+            raise StateError(
+                f"The run was collecting in {len(state['begun'])} environments, not in {self.envs.num_envs}.",
+                hint=f"--num-envs {len(state['begun'])}",
+            )
+        self.env_steps, self.records, self.episodes = state["env_steps"], state["records"], state["episodes"]
+        self.envs.episodes[:] = state["begun"]
+        self.now = self._carry = None
+
+    def _begin(self) -> Records:
+        self._returns[:] = 0
+        self._decisions[:] = 0
+        return self.envs.reset()
+
+    def _add(self, rows: np.ndarray, records: Records, action: np.ndarray, latent: Mapping[str, np.ndarray]) -> None:
+        self.replay.add(rows, records, action, latent)
+        self.records += len(rows)
+
+    def _end(self, row: int) -> Ended:
+        ended = Ended(
+            env=row,
+            episode=int(self.envs.episodes[row]) - 1,
+            ret=float(self._returns[row]),
+            length=int(self._decisions[row]) * self.envs.spec.repeat,
+            step=self.env_steps,
+            seconds=time.monotonic() - self._began,
+        )
+        self._returns[row] = self._decisions[row] = 0
+        self.episodes += 1
+        self._undrained.append(ended)
+        return ended
+
+
+def _rows(records: Records, rows: np.ndarray) -> Records:
+    obs = {key: value[rows] for key, value in records.obs.items()}
+    return Records(obs, *(column[rows] for column in records[1:]))
+
+
+def _merged(old: Records, new: Records, mask: np.ndarray) -> Records:
+    """Rows of `new` where `mask`, else of `old`."""
+
+    def choose(kept: np.ndarray, fresh: np.ndarray) -> np.ndarray:
+        return np.where(mask.reshape(-1, *(1,) * (kept.ndim - 1)), fresh, kept)
+
+    obs = {key: choose(value, new.obs[key]) for key, value in old.obs.items()}
+    return Records(obs, *(choose(kept, fresh) for kept, fresh in zip(old[1:], new[1:], strict=True)))

@@ -1,0 +1,161 @@
+"""Config → agent, replay, learner, environments. All parts meet only here."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dreamer_cli.acting import latent_fields
+from dreamer_cli.agent import Agent
+from dreamer_cli.checkpoint import Checkpoints
+from dreamer_cli.config import Config, load_config
+from dreamer_cli.errors import ResourceError, StateError
+from dreamer_cli.findrun import find_checkpoint
+from dreamer_cli.learner import Learner
+from dreamer_cli.replay.storage import Replay
+from dreamer_cli.report import Reporter
+from dreamer_cli.requests import Checkpoint
+from dreamer_cli.runs import RunDir
+from dreamer_cli.spaces import EnvSpec
+from dreamer_cli.tensorfiles import load_into
+
+WEIGHTS = "weights.safetensors"
+
+
+def derive_seed(seed: int, purpose: str) -> int:
+    """A seed for one purpose, the same on every machine; purposes do not disturb each other."""
+    return int(np.random.SeedSequence([seed, *purpose.encode()]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that `auto|cpu|cuda|cuda:1|mps` means here.
+
+    Raises:
+        ResourceError: it is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if (device.index or 0) >= there.get(device.type, 0):
+        raise ResourceError(f"There is no device {name} here.", hint="Leave --device out, or use --device cpu.")
+    return device
+
+
+def runs_in_bf16(precision: str, device: torch.device) -> bool:
+    """Whether networks run in bfloat16: on GPUs that have it, unless told otherwise; on a CPU only if told."""
+    if precision == "auto":
+        return device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return precision == "bf16"
+
+
+def prepare_torch(cfg: Config) -> None:
+    """Settings of the process, which is ours: threads, determinism, and matrix products on GPUs."""
+    if cfg.run.threads:
+        torch.set_num_threads(cfg.run.threads)
+    if cfg.run.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = not cfg.run.deterministic
+
+
+def build_agent(cfg: Config, spec: EnvSpec, device: torch.device | str) -> Agent:
+    """An agent with fresh weights, drawn from the run's seed and from nothing else."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(cfg.run.seed, "weights"))
+        return Agent(cfg.world, cfg.behaviour, spec).to(device)
+
+
+def build_learner(cfg: Config, agent: Agent) -> Learner:
+    """What trains the agent."""
+    device = next(agent.parameters()).device
+    bf16 = runs_in_bf16(cfg.run.precision, device)
+    return Learner(agent, cfg.optim, cfg.loss_scales, bf16, derive_seed(cfg.run.seed, "updates"))
+
+
+def build_replay(cfg: Config, agent: Agent) -> Replay:
+    """An empty replay with room for what the run collects, within its limits."""
+    expected = cfg.run.steps // agent.spec.repeat + 1
+    # Every episode adds one record more than it has decisions; an eighth allows for episodes of eight.
+    capacity, max_bytes = cfg.replay.limits(expected + expected // 8, cfg.run.num_envs)
+    return Replay(
+        agent.spec,
+        cfg.run.num_envs,
+        latent_fields(agent),
+        capacity=capacity,
+        max_bytes=max_bytes,
+        batch_size=cfg.replay.batch_size,
+        batch_length=cfg.replay.batch_length,
+        online=cfg.replay.online,
+        seed=derive_seed(cfg.run.seed, "replay"),
+        pin_memory=next(agent.parameters()).device.type == "cuda",
+    )
+
+
+def saved_spec(run: RunDir) -> EnvSpec:
+    """The spaces of a run, as run.json has them.
+
+    Raises:
+        StateError: they are missing or damaged.
+    """
+    try:
+        return EnvSpec.from_json(run.read()["spec"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise StateError(f"{run.run_json} does not describe the run's spaces.", hint="Use another run.") from error
+
+
+def load_weights(agent: Agent, weights: Mapping[str, Tensor], what: str) -> None:
+    """Copy saved weights into an agent, after names, shapes and dtypes were compared."""
+    load_into(agent, weights, what)
+
+
+class LoadedRun:
+    """A trained run, opened for reading.
+
+    Attributes:
+        run: its directory; cfg: its settings; agent: with the checkpoint's weights, in fp32, ready to act;
+        step: environment steps of the checkpoint; path: the checkpoint.
+    """
+
+    def __init__(
+        self,
+        text: str,
+        runs_dir: Path | None,
+        checkpoint: Checkpoint | None,
+        device: str | None,
+        reporter: Reporter,
+    ) -> None:
+        self.run, which = find_checkpoint(text, runs_dir, checkpoint)
+        self.cfg = load_config(self.run.config)
+        self.spec = saved_spec(self.run)
+        self.device = choose_device(device or "auto")
+        prepare_torch(self.cfg)
+        loaded = Checkpoints(self.run.checkpoints, warn=reporter.warn).read(which, only=[WEIGHTS])
+        self.step, self.path = loaded.step, loaded.path
+        self.agent = build_agent(self.cfg, self.spec, self.device)
+        load_weights(self.agent, loaded.tensors[WEIGHTS], str(self.path))
+        self.agent.eval().requires_grad_(False)
+
+    def require_same_spaces(self, spec: EnvSpec, env: str) -> None:
+        """An environment to act in must show and take what the run's does.
+
+        Raises:
+            StateError: it does not; both are named.
+        """
+        ours, theirs = _spaces(self.spec), _spaces(spec)
+        if ours != theirs:
+            raise StateError(
+                f"{env} has other spaces than the run: {theirs} instead of {ours}.",
+                hint="Choose an environment with the run's spaces, or leave --env out.",
+            )
+
+
+def _spaces(spec: EnvSpec) -> str:
+    """Spaces in a line: what decides whether an agent fits."""
+    shown: dict[str, Any] = {key: f"{obs.kind}{list(obs.shape)}" for key, obs in sorted(spec.observation.items())}
+    taken = {part.key: list(part.classes) or f"{part.size} numbers" for part in spec.action}
+    return f"observation {shown}, action {taken}"

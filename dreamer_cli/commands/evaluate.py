@@ -1,0 +1,239 @@
+"""Play episodes, score them, film them."""
+
+import csv
+import io
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dreamer_cli.acting import AgentDriver, RandomDriver
+from dreamer_cli.collector import Driver
+from dreamer_cli.commands.assemble import LoadedRun, derive_seed, runs_in_bf16
+from dreamer_cli.envs.make import EnvConfig
+from dreamer_cli.envs.vector import VectorEnv
+from dreamer_cli.errors import GateError
+from dreamer_cli.files import json_bytes, write_atomic
+from dreamer_cli.report import Reporter, Result
+from dreamer_cli.requests import EvaluateRequest
+from dreamer_cli.stop import StopSignal
+from dreamer_cli.table import table
+from dreamer_cli.trees import parse_settings
+from dreamer_cli.video import write_film
+
+FILM_FRAMES = 3000  # a film of more would not be watched, and has to be held in memory
+
+
+class Scores(NamedTuple):
+    """Returns and lengths of whole episodes, in the order of their seeds; frames of the first (may be empty)."""
+
+    returns: list[float]
+    lengths: list[int]
+    frames: list[np.ndarray]
+
+    @property
+    def mean(self) -> float:
+        """Mean return."""
+        return float(np.mean(self.returns))
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of the returns (n - 1; 0 for a single episode)."""
+        return spread(self.returns)
+
+
+def spread(values: list[Any]) -> float:
+    """Sample standard deviation; 0 for one value."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+
+
+def summarise(values: list[Any]) -> dict[str, Any]:
+    """Mean, deviation, 95 % interval of the mean (normal approximation), median and range."""
+    mean, half = float(np.mean(values)), 1.96 * spread(values) / math.sqrt(len(values))
+    return {
+        "mean": mean,
+        "std": spread(values),
+        "ci95": [mean - half, mean + half],
+        "median": float(np.median(values)),
+        "min": float(min(values)),
+        "max": float(max(values)),
+    }
+
+
+def play(
+    envs: VectorEnv,
+    driver: Driver,
+    episodes: int,
+    progress: Callable[[int, float], None] = lambda done, ret: None,
+    film: bool = False,
+) -> Scores:
+    """Play exactly `episodes` episodes from the beginning to the end.
+
+    Environment i plays episodes i, i + N, i + 2N, ...: which episodes count is settled before any is played, so
+    short ones (which finish first) are not preferred.
+
+    Args:
+        progress: told the number of finished episodes and the latest return.
+        film: keep pictures of the first episode.
+    """
+    count = envs.num_envs
+    returns: dict[int, float] = {}
+    lengths: dict[int, int] = {}
+    playing = np.arange(count)  # the episode each environment is in
+    score, length = np.zeros(count), np.zeros(count, int)
+    frames: list[np.ndarray] = []
+    now, carry = envs.reset(), driver.initial(count)
+    while len(returns) < episodes:
+        if film and 0 not in returns and len(frames) < FILM_FRAMES:
+            frames += (envs.render() or [])[:1]
+        action, _, carry = driver(now, carry)
+        now = envs.step(action)
+        score += now.reward
+        length += 1
+        for env in np.flatnonzero(now.is_last):
+            if playing[env] < episodes:
+                returns[int(playing[env])], lengths[int(playing[env])] = float(score[env]), int(length[env])
+                progress(len(returns), float(score[env]))
+            playing[env] += count
+            score[env], length[env] = 0.0, 0
+        if now.is_last.any() and len(returns) < episodes:
+            if film and now.is_last[0] and playing[0] == count:
+                frames += (envs.render() or [])[:1]
+            now = envs.reset(now.is_last)
+    repeat = envs.spec.repeat
+    order = range(episodes)
+    return Scores([returns[i] for i in order], [lengths[i] * repeat for i in order], frames)
+
+
+def evaluate(request: EvaluateRequest, reporter: Reporter) -> Result:
+    """`dreamer evaluate`: the table on stdout, and the files that were asked for."""
+    with StopSignal() as stop:
+        loaded = LoadedRun(request.run, request.runs_dir, request.checkpoint, request.device, reporter)
+        cfg = loaded.cfg
+        env_cfg = _env(cfg.env, request)
+        seed = derive_seed(cfg.run.seed if request.seed is None else request.seed, "evaluate")
+        policy = request.policy or cfg.run.eval_policy
+        rows = [policy] + ([request.versus] if request.versus else [])
+        scores = {
+            name: _scores(loaded, env_cfg, name, seed, request, reporter, stop, film=name == policy) for name in rows
+        }
+    video = _film(request, scores[policy], env_cfg, reporter)
+    result = _document(loaded, env_cfg, policy, request, scores, video)
+    if request.output:
+        _write_output(request.output, result, scores[policy])
+    error = None
+    if result["gate"] and not result["gate"]["passed"]:
+        error = GateError(
+            f"The mean return {scores[policy].mean:.6g} is below --min-return {request.min_return:g}.",
+            hint=f"Train for longer: dreamer train --run-dir {loaded.run.path} --steps N",
+        )
+    return Result(result, _table(scores), error)
+
+
+def _env(own: EnvConfig, request: EvaluateRequest) -> EnvConfig:
+    """The run's environment, or another one, which does not share its arguments."""
+    typed = parse_settings(request.env_kwarg, "--env-kwarg")
+    if request.env and request.env != own.id:
+        return replace(own, id=request.env, kwargs=typed)
+    return replace(own, kwargs={**own.kwargs, **typed})
+
+
+def _scores(
+    loaded: LoadedRun,
+    env_cfg: EnvConfig,
+    policy: str,
+    seed: int,
+    request: EvaluateRequest,
+    reporter: Reporter,
+    stop: StopSignal,
+    film: bool,
+) -> Scores:
+    """All episodes of one policy. The environments' seeds are the same for every policy."""
+    num_envs = min(request.num_envs or min(8, loaded.cfg.run.num_envs), request.episodes)
+    film = film and request.video is not None
+    with VectorEnv(env_cfg, num_envs, seed, render_mode="rgb_array" if film else None) as envs:
+        envs.check_stop = stop.check
+        loaded.require_same_spaces(envs.spec, str(env_cfg.id))
+        driver = _driver(loaded, policy, seed)
+        with reporter.progress(f"evaluating {policy}", request.episodes) as task:
+
+            def progress(done: int, ret: float) -> None:
+                stop.check()
+                task.advance(1, **{"return": ret})
+
+            return play(envs, driver, request.episodes, progress, film)
+
+
+def _driver(loaded: LoadedRun, policy: str, seed: int) -> Driver:
+    if policy == "random":
+        return RandomDriver(loaded.spec, {}, seed)
+    bf16 = runs_in_bf16(loaded.cfg.run.precision, loaded.device)
+    return AgentDriver(loaded.agent, policy, seed, bf16)  # type: ignore[arg-type]
+
+
+def _document(
+    loaded: LoadedRun,
+    env_cfg: EnvConfig,
+    policy: str,
+    request: EvaluateRequest,
+    scores: dict[str, Scores],
+    video: Path | None,
+) -> dict[str, Any]:
+    mine = scores[policy]
+    gate = None
+    if request.min_return is not None:
+        gate = {"min_return": request.min_return, "passed": mine.mean >= request.min_return}
+    document = {
+        "run": str(loaded.run.path),
+        "checkpoint_step": loaded.step,
+        "env": env_cfg.id,
+        "episodes": len(mine.returns),
+        "policy": policy,
+        "seed": loaded.cfg.run.seed if request.seed is None else request.seed,
+        "return": summarise(mine.returns),
+        "length": summarise(mine.lengths),
+        "returns": mine.returns,
+        "lengths": mine.lengths,
+        "dream_gap": None,
+        "gate": gate,
+        "video": str(video) if video else None,
+    }
+    if request.versus:
+        other = scores[request.versus]
+        document["versus"] = {"policy": request.versus, "return": summarise(other.returns), "returns": other.returns}
+    return document
+
+
+def _table(scores: dict[str, Scores]) -> list[str]:
+    header = ["policy", "episodes", "mean", "± 95 %", "std", "median", "min", "max", "length"]
+    rows = []
+    for name, score in scores.items():
+        s = summarise(score.returns)
+        numbers = [s["mean"], (s["ci95"][1] - s["ci95"][0]) / 2, s["std"], s["median"], s["min"], s["max"]]
+        rows.append([name, str(len(score.returns)), *(f"{x:.1f}" for x in numbers), f"{np.mean(score.lengths):.1f}"])
+    return table(header, rows, right=header[1:])
+
+
+def _film(request: EvaluateRequest, scores: Scores, env_cfg: EnvConfig, reporter: Reporter) -> Path | None:
+    if request.video is None:
+        return None
+    if not scores.frames:
+        reporter.warn(f"{env_cfg.id} cannot be drawn, so there is no film")
+        return None
+    write_film(request.video, scores.frames, fps=30)
+    return request.video
+
+
+def _write_output(path: Path, document: dict[str, Any], scores: Scores) -> None:
+    """Every episode's return: the whole document as .json, or one row an episode as .csv."""
+    if path.suffix == ".json":
+        write_atomic(path, [json_bytes(document)])
+        return
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["episode", "return", "length"])
+    writer.writerows(zip(range(len(scores.returns)), scores.returns, scores.lengths, strict=True))
+    write_atomic(path, [text.getvalue().encode()])

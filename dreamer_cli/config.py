@@ -1,0 +1,177 @@
+"""The tree of all settings, and the way from files and options to it.
+
+Each part's settings stand beside the part; here are the run's own, and the root.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass as plain_dataclass
+from dataclasses import field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field
+from pydantic.dataclasses import dataclass
+
+from dreamer_cli import presets as preset_files
+from dreamer_cli import yamlio
+from dreamer_cli.behaviour.actor_critic import BehaviourConfig
+from dreamer_cli.checks import validate
+from dreamer_cli.envs.make import EnvConfig
+from dreamer_cli.errors import ConfigError, StateError, UsageError, closest
+from dreamer_cli.numbers import parse_cadence
+from dreamer_cli.optim.build import OPTIMISERS
+from dreamer_cli.optim.laprop import LaPropConfig
+from dreamer_cli.registry import STRICT, AtLeastOne, Count, Weight, slot, to_tree
+from dreamer_cli.replay.storage import ReplayConfig
+from dreamer_cli.trees import leaves
+from dreamer_cli.world.model import WorldConfig
+
+SCHEMA_VERSION = 1
+
+# The weight of each loss. A loss without one is an error, so that none is dropped by accident.
+LOSS_SCALES = {
+    "dyn": 1.0,
+    "rep": 0.1,
+    "objective": 1.0,
+    "reward": 1.0,
+    "cont": 1.0,
+    "actor": 1.0,
+    "critic": 1.0,
+    "replay_critic": 0.3,
+}
+
+
+def _check_cadence(value: int | str) -> int | str:
+    try:
+        parse_cadence(value)
+    except UsageError as error:
+        raise ConfigError(error.what.replace("the cadence", "run.save_every"), hint=error.hint) from error
+    return value
+
+
+def _check_device(value: str) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]{1,3})?", value):
+        known = ["auto", "cpu", "cuda", "cuda:1", "mps"]
+        raise ConfigError(
+            f"run.device is {value!r}, which is no device.", hint=closest(value, known) + f"Known: {', '.join(known)}."
+        )
+    return value
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class RunConfig:
+    """How long, how often, and on what.
+
+    Attributes:
+        steps, prefill, eval_every, dream_every: environment steps; 0 means never, or none.
+        log_every: environment steps between records in metrics.jsonl.
+        min_records: records that must exist before the first update; a batch's own B·T if that is less.
+        train_ratio: replayed records per collected record.
+        save_every: environment steps, or a duration such as `10m`; 0: only at the end.
+        keep: checkpoints to keep, beside the best.
+        eval_policy: whether evaluation samples actions or takes the likeliest.
+        compile: None decides by device. threads: of torch; None leaves its choice.
+    """
+
+    steps: AtLeastOne = 1_000_000
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
+    num_envs: Annotated[int, Field(ge=1, le=4096)] = 16
+    prefill: Count = 0
+    min_records: AtLeastOne = 1024
+    train_ratio: Weight = 32.0
+    save_every: Annotated[int | str, AfterValidator(_check_cadence)] = "10m"
+    keep: AtLeastOne = 3
+    eval_every: Count = 0
+    eval_episodes: AtLeastOne = 10
+    eval_policy: Literal["sample", "mode"] = "sample"
+    dream_every: Count = 0
+    log_every: AtLeastOne = 1000
+    device: Annotated[str, AfterValidator(_check_device)] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    compile: bool | None = None
+    deterministic: bool = False
+    threads: AtLeastOne | None = None
+    log: tuple[Literal["tensorboard", "wandb"], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Config:
+    """Everything that can be set; `config.yaml` holds it in full."""
+
+    schema_version: int = SCHEMA_VERSION
+    env: EnvConfig = EnvConfig()
+    run: RunConfig = RunConfig()
+    replay: ReplayConfig = ReplayConfig()
+    world: WorldConfig = WorldConfig()
+    behaviour: BehaviourConfig = BehaviourConfig()
+    optim: slot("optim", OPTIMISERS) = LaPropConfig()  # type: ignore[valid-type]
+    loss_scales: dict[str, Weight] = field(default_factory=lambda: dict(LOSS_SCALES))
+
+    def __post_init__(self) -> None:
+        if self.schema_version != SCHEMA_VERSION:
+            raise ConfigError(
+                f"schema_version is {self.schema_version}, but this dreamer reads {SCHEMA_VERSION}.",
+                hint="Use the version of dreamer that wrote it.",
+            )
+        for name in self.loss_scales:
+            if name not in LOSS_SCALES:
+                known = f"Known: {', '.join(LOSS_SCALES)}."
+                raise ConfigError(f"Unknown key loss_scales.{name}.", hint=closest(name, LOSS_SCALES) + known)
+
+
+@plain_dataclass(frozen=True)
+class Resolved:
+    """Settings, and where they come from.
+
+    Attributes:
+        origins: dotted key of every leaf → which layer set it.
+        notes: what was added without being asked for, in sentences.
+        algorithm, suite: names of the presets at work, None where a complete `-c` stood for them.
+        presets: names given with `-p`.
+    """
+
+    config: Config
+    origins: dict[str, str]
+    notes: list[str]
+    algorithm: str | None
+    suite: str | None
+    presets: tuple[str, ...]
+
+
+def resolve(
+    env: str | None = None,
+    presets: Sequence[str] = (),
+    config_file: Path | None = None,
+    settings: Sequence[str] = (),
+    size: str | None = None,
+    options: Mapping[str, tuple[Any, str]] | None = None,
+    has_pixels: bool | None = None,
+) -> Resolved:
+    """Settings from presets, files and options; the arguments are those of `presets.resolve_tree`.
+
+    Raises:
+        ConfigError: unknown key, wrong type or range; UsageError: no such preset or size.
+    """
+    merged = preset_files.resolve_tree(env, presets, config_file, settings, size, options, has_pixels)
+    config = validate(Config, merged.tree)
+    # A part that was chosen by kind brings defaults that no file mentions.
+    origins = {key: merged.origins.get(key, "default") for key, _ in leaves(to_tree(config))}
+    return Resolved(config, origins, merged.notes, merged.algorithm, merged.suite, merged.presets)
+
+
+def load_config(path: Path) -> Config:
+    """The settings of a run, from its config.yaml.
+
+    Raises:
+        StateError: the file is missing, damaged, or from a newer version.
+    """
+    try:
+        return validate(Config, yamlio.load_file(path))
+    except ConfigError as error:
+        raise StateError(f"The run's settings cannot be used: {error.what}", hint=error.hint) from error
+
+
+def to_yaml(config: Config) -> str:
+    """The text of a config.yaml: every setting; fed back with `-c` it gives an equal Config."""
+    return yamlio.dump(to_tree(config))

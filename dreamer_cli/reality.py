@@ -1,0 +1,176 @@
+"""What really happened, to dream next to: played now, or found in a run's replay.
+
+A stretch lies inside one episode. Episodes that are long enough are preferred; of a shorter one all is
+taken, and the dream ends where it ends.
+"""
+
+import itertools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dreamer_cli.collector import Driver
+from dreamer_cli.dream import Stretch
+from dreamer_cli.envs.vector import VectorEnv
+from dreamer_cli.errors import StateError
+from dreamer_cli.replay.chunks import check_entry, read_chunk
+from dreamer_cli.replay.ring import Ring, record_fields
+from dreamer_cli.spaces import EnvSpec
+from dreamer_cli.structs import Records
+
+# Stretches begin up to so many stretches after an episode's start: further in, playing would take too long.
+DEEPEST = 4
+TRIES = 4  # episodes an environment may play until one is long enough
+MOST_CHUNKS = 8  # chunks that are read, chosen at random; each may be 64 MB
+
+
+def play_stretches(
+    envs: VectorEnv,
+    driver: Driver,
+    length: int,
+    rng: np.random.Generator,
+    progress: Callable[[], None] = lambda: None,
+) -> list[Stretch]:
+    """Play until every environment gave a stretch of `length` records, from a random depth of an episode.
+
+    Where an episode ends too early, its last `length` records are taken. Where several in a row are shorter than
+    that, the longest of them.
+
+    Args:
+        progress: called at every step; may raise to stop.
+    """
+    skip = rng.integers(0, DEEPEST * length, envs.num_envs)
+    stories: list[list[Stretch]] = [[] for _ in range(envs.num_envs)]
+    best: list[Stretch | None] = [None] * envs.num_envs
+    tries = np.zeros(envs.num_envs, int)
+    open_ = np.ones(envs.num_envs, bool)
+    now, carry = envs.reset(), driver.initial(envs.num_envs)
+    while open_.any():
+        progress()
+        action, _, carry = driver(now, carry)
+        after = envs.step(action)
+        for env in np.flatnonzero(open_):
+            stories[env].append(_record(now, action, env))
+            if after.is_last[env]:
+                stories[env].append(_record(after, np.zeros_like(action), env))
+            if after.is_last[env] or len(stories[env]) == skip[env] + length:
+                found = _join(stories[env][-length:])
+                best[env] = _longer(best[env], found)
+                tries[env] += 1
+                open_[env] = len(found.reward) < length and tries[env] < TRIES
+                stories[env] = []
+        now = _merge(after, envs.reset(after.is_last)) if after.is_last.any() else after
+    return [stretch for stretch in best if stretch is not None]
+
+
+def replay_stretches(
+    directory: Path,
+    tree: Mapping[str, Any],
+    spec: EnvSpec,
+    number: int,
+    length: int,
+    need: int,
+    rng: np.random.Generator,
+    warn: Callable[[str], None],
+) -> list[Stretch]:
+    """Up to `number` stretches of `length` records from chunks on disk, chosen at random; none overlap.
+
+    Args:
+        directory, tree: where the chunks lie, and what the checkpoint says of them.
+        need: shorter episodes than this are of no use.
+        warn: told about chunks that are damaged or gone.
+
+    Raises:
+        StateError: no episode in the replay is long enough.
+    """
+    whole: list[Stretch] = []
+    parts: list[Stretch] = []
+    for i in rng.permutation(len(tree["chunks"]))[:MOST_CHUNKS]:
+        try:
+            episodes = _read_episodes(directory, tree["chunks"][i], spec)
+        except StateError as error:  # a training that goes on may have deleted it
+            warn(error.what)
+            continue
+        whole += [piece for episode in episodes for piece in _pieces(episode, length, rng)]
+        parts += [episode for episode in episodes if need <= len(episode.reward) < length]
+        if len(whole) >= number:
+            break
+    chosen = [whole[i] for i in rng.permutation(len(whole))[:number]]
+    parts.sort(key=lambda part: len(part.reward), reverse=True)
+    chosen += parts[: number - len(chosen)]
+    if not chosen:
+        raise StateError(
+            f"The replay holds no episode with {need} records or more.",
+            hint="Try a smaller --context, or --source env.",
+        )
+    return chosen
+
+
+def _read_episodes(directory: Path, entry: Any, spec: EnvSpec) -> list[Stretch]:
+    """The stretches of a chunk, cut where episodes begin."""
+    check_entry(entry)
+    fields = record_fields(spec)
+    arrays = read_chunk(directory, entry, Ring(1, 1, fields), fields.keys())
+    obs = {
+        key: arrays[f"obs/{key}"].astype(kind.dtype, copy=False) for key, kind in spec.observation.items()
+    }  # discrete ones are stored in as few bytes as they need
+    cuts = set(np.flatnonzero(arrays["is_first"]).tolist())
+    at = 0
+    for _, begin, end in entry["spans"]:
+        cuts |= {at, at + end - begin}
+        at += end - begin
+    borders = sorted(cuts)
+    return [
+        Stretch(
+            {key: value[start:stop] for key, value in obs.items()},
+            *(arrays[name][start:stop] for name in ("action", "reward", "is_terminal")),
+        )
+        for start, stop in itertools.pairwise(borders)
+    ]
+
+
+def _pieces(episode: Stretch, length: int, rng: np.random.Generator) -> list[Stretch]:
+    """As many stretches of `length` records as fit side by side, shifted at random."""
+    count = len(episode.reward) // length
+    if not count:
+        return []
+    first = int(rng.integers(len(episode.reward) - count * length + 1))
+    return [_cut(episode, first + i * length, length) for i in range(count)]
+
+
+def _cut(stretch: Stretch, start: int, length: int) -> Stretch:
+    part = slice(start, start + length)
+    obs = {key: value[part] for key, value in stretch.obs.items()}
+    return Stretch(obs, stretch.action[part], stretch.reward[part], stretch.is_terminal[part])
+
+
+def _record(records: Records, action: np.ndarray, env: int) -> Stretch:
+    """One environment's record, with what was answered to it, as a stretch of one."""
+    obs = {key: value[env] for key, value in records.obs.items()}
+    return Stretch(obs, action[env], records.reward[env], records.is_terminal[env])
+
+
+def _join(story: list[Stretch]) -> Stretch:
+    return Stretch(
+        {key: np.stack([record.obs[key] for record in story]) for key in story[0].obs},
+        np.stack([record.action for record in story]),
+        np.stack([record.reward for record in story]),
+        np.stack([record.is_terminal for record in story]),
+    )
+
+
+def _longer(best: Stretch | None, found: Stretch) -> Stretch:
+    return found if best is None or len(found.reward) > len(best.reward) else best
+
+
+def _merge(after: Records, fresh: Records) -> Records:
+    """Where an episode ended its successor's first record, elsewhere what followed the action."""
+    ended = after.is_last
+
+    def pick(new: np.ndarray, old: np.ndarray) -> np.ndarray:
+        return np.where(ended.reshape(-1, *[1] * (old.ndim - 1)), new, old)
+
+    obs = {key: pick(fresh.obs[key], old) for key, old in after.obs.items()}
+    return Records(obs, *(pick(new, old) for new, old in zip(fresh[1:], after[1:], strict=True)))

@@ -1,0 +1,78 @@
+"""Configuration as plain dicts: laying one tree over another, and remembering who set what."""
+
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from typing import Any, TypeGuard
+
+from dreamer_cli import yamlio
+from dreamer_cli.errors import ConfigError
+
+Tree = dict[str, Any]
+
+# What stands below belongs to the environment: a `kind` there is no slot of ours.
+FOREIGN = "env.kwargs"
+
+
+def merge(tree: Tree, origins: dict[str, str], overlay: Tree, origin: str, prefix: str = "") -> None:
+    """Lay `overlay` over `tree`, in place.
+
+    Mappings merge key by key; anything else is replaced. Naming another `kind` in a slot drops what the slot
+    inherited, since those settings belonged to another part. An empty mapping empties.
+
+    Args:
+        origins: dotted key of every leaf → which layer set it; follows the tree.
+        prefix: dotted key of `tree` itself, with its dot.
+    """
+    for key, value in overlay.items():
+        dotted = f"{prefix}{key}"
+        inherited = tree.get(key)
+        if _is_branch(value) and _is_branch(inherited) and not _names_another_kind(dotted, inherited, value):
+            merge(inherited, origins, value, origin, f"{dotted}.")
+            continue
+        for old in [known for known in origins if known == dotted or known.startswith(f"{dotted}.")]:
+            del origins[old]
+        tree[key] = deepcopy(value)
+        origins.update((leaf, origin) for leaf, _ in leaves({key: value}, prefix))
+
+
+def leaves(tree: Tree, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted key and value of everything that is no mapping, or an empty one."""
+    for key, value in tree.items():
+        if _is_branch(value):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def nest(key: str, value: Any) -> Tree:
+    """`a.b`, 1 → {a: {b: 1}}."""
+    first, dot, rest = key.partition(".")
+    return {first: nest(rest, value) if dot else value}
+
+
+def parse_settings(settings: Sequence[str], option: str = "--set") -> Tree:
+    """One tree from `KEY=VALUE` texts; of two that set the same key, the later wins.
+
+    One tree rather than one layer each, so that `core.units=256 core.kind=gru` means the same in either order.
+
+    Raises:
+        ConfigError: no `=`, no key, or a value that is no YAML.
+    """
+    tree: Tree = {}
+    for text in settings:
+        key, equals, value = text.partition("=")
+        key = key.strip()
+        if not equals or not all(part and part == part.strip() for part in key.split(".")):
+            raise ConfigError(f"{option} {text!r} is no KEY=VALUE.", hint="For example -s optim.lr=1e-4")
+        merge(tree, {}, nest(key, yamlio.load_value(value, f"{option} {key}")), "")
+    return tree
+
+
+def _is_branch(value: Any) -> TypeGuard[Tree]:
+    return isinstance(value, dict) and bool(value)
+
+
+def _names_another_kind(dotted: str, inherited: Tree, overlay: Tree) -> bool:
+    if f"{dotted}.".startswith(f"{FOREIGN}."):
+        return False
+    return "kind" in overlay and "kind" in inherited and overlay["kind"] != inherited["kind"]

@@ -1,0 +1,400 @@
+"""Exported files do what the agent does, say how to be run, and replace nothing that is not theirs."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import gymnasium
+import jaxtyping
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from gymnasium import spaces
+
+from dreamer_cli import formats, frozen, parity
+from dreamer_cli.agent import Agent
+from dreamer_cli.behaviour.actor_critic import BehaviourConfig
+from dreamer_cli.commands import export
+from dreamer_cli.envs.make import EnvConfig
+from dreamer_cli.envs.wrappers import DreamerEnv
+from dreamer_cli.errors import EnvError, UsageError
+from dreamer_cli.interface import _sources, example_source
+from dreamer_cli.nets.heads import ActorConfig, BernoulliConfig, HeadConfig
+from dreamer_cli.report import Reporter
+from dreamer_cli.requests import ExportRequest
+from dreamer_cli.spaces import EnvSpec
+from dreamer_cli.structs import Carry, State
+from dreamer_cli.world.coders import CoderConfig
+from dreamer_cli.world.cores import BlockGRUConfig
+from dreamer_cli.world.latents import CategoricalConfig
+from dreamer_cli.world.model import WorldConfig
+from dreamer_cli.world.objectives import ReconstructConfig
+from dreamer_cli.world.rssm import RSSMConfig
+
+QUIET = Reporter(quiet=True)
+
+
+class Garage(gymnasium.Env):
+    """Every kind of observation and action at once; an episode lasts 20 steps."""
+
+    observation_space = spaces.Dict(
+        {
+            "camera": spaces.Box(0, 255, (40, 100, 3), np.uint8),
+            "depth": spaces.Box(0.0, 1.0, (12, 12, 1)),
+            "speed": spaces.Box(-np.inf, np.inf, (2, 2), np.float64),
+            "gear/now": spaces.Discrete(5, start=-1),
+            "lights": spaces.MultiDiscrete([2, 3]),
+        }
+    )
+    action_space = spaces.Dict(
+        {
+            "pedals": spaces.Box(np.array([0.0, -2.0]), np.array([1.0, 3.0]), dtype=np.float32),
+            "gear": spaces.MultiDiscrete([3, 2]),
+            "horn": spaces.Discrete(2, start=4),
+        }
+    )
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.observation_space.seed(seed)
+        self.left = 20
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action), action
+        self.left -= 1
+        return self.observation_space.sample(), 0.0, self.left == 0, False, {}
+
+
+def garage() -> DreamerEnv:
+    # Both pictures in one size: they share an encoder.
+    return DreamerEnv(Garage(), "garage", size=(12, 12))
+
+
+def tiny_agent(spec: EnvSpec) -> Agent:
+    """Two thousand times smaller than the default; heads that start at zero are shaken, or nothing could differ."""
+    torch.manual_seed(0)
+    coder = CoderConfig(depth=4, units=16, layers=1, blocks=4)
+    core, latent = BlockGRUConfig(units=32, hidden=16, blocks=4), CategoricalConfig(groups=4, classes=4)
+    world = WorldConfig(
+        dynamics=RSSMConfig(core=core, latent=latent, hidden=16),
+        encoder=coder,
+        objective=ReconstructConfig(decoder=coder),
+        reward=HeadConfig(units=16),
+        cont=HeadConfig(units=16, output=BernoulliConfig()),
+    )
+    behaviour = BehaviourConfig(actor=ActorConfig(units=16, layers=1, scale=1.0), critic=HeadConfig(units=16))
+    agent = Agent(world, behaviour, spec).eval().requires_grad_(False)
+    for value in agent.parameters():
+        if not value.any():
+            value.normal_(std=0.3)
+    return agent
+
+
+def export_tiny(agent: Agent, out: Path, origin: export.Origin | None = None, **options) -> export.Exported:
+    return export.freeze(agent, out, QUIET, origin or export.Origin(), **options)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def unchecked_shapes():
+    """Tracing calls everything many times; that shapes fit their signatures is tested elsewhere, and costs seconds."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", before)
+
+
+@pytest.fixture(scope="module")
+def garage_agent() -> Agent:
+    return tiny_agent(garage().spec_dreamer)
+
+
+@pytest.fixture(scope="module")
+def garage_onnx(garage_agent, tmp_path_factory) -> Path:
+    """The policy of an agent for every kind of observation and action."""
+    out = tmp_path_factory.mktemp("garage") / "out"
+    exported = export_tiny(garage_agent, out)
+    assert exported.error is None
+    assert exported.parity is not None
+    assert exported.parity.steps == 64
+    return out
+
+
+@pytest.fixture(scope="module")
+def cartpole_agent() -> Agent:
+    from dreamer_cli.envs.make import make_env
+
+    return tiny_agent(make_env(EnvConfig(id="CartPole-v1")).spec_dreamer)
+
+
+CARTPOLE = export.Origin(env=EnvConfig(id="CartPole-v1"), run="runs/x", checkpoint_step=7, config_text="run: {}\n")
+
+
+def random_rows(port: dict, rows: int, rng: np.random.Generator, classes: dict[str, list[int]]) -> np.ndarray:
+    """A batch for one input, from what interface.json says of it and nothing else."""
+    shape = [rows, *port["shape"][1:]]
+    if port["dtype"] == "uint8":
+        return rng.integers(0, 256, shape, np.uint8)
+    if port["dtype"] == "int32":
+        return rng.integers(0, np.array(classes[port["key"]]), shape).astype(np.int32)
+    if port["role"] == "reset":
+        return rng.random(shape) < 0.1
+    values = rng.normal(size=shape).astype(np.float32)
+    for part in port.get("draw", []):
+        columns = slice(*part["columns"])
+        if part["distribution"] == "gumbel":
+            values[..., columns] = rng.gumbel(size=values[..., columns].shape)
+    return values
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_reader_of_interface_json_repeats_the_agent_for_64_steps(garage_onnx, garage_agent, rows):
+    interface = json.loads((garage_onnx / "interface.json").read_text())
+    session = onnxruntime.InferenceSession(garage_onnx / interface["files"]["policy"])
+    outputs = [port["name"] for port in interface["outputs"]["policy"]]
+    classes = {key: how.get("classes") for key, how in interface["preprocessing"].items()}
+    rng = np.random.default_rng(rows)
+    # What episodes begin with must not matter: is_first blanks it, NaN too.
+    carry = {name: np.full([rows, *like["shape"][1:]], np.nan, like["dtype"])
+             for name, like in interface["initial_state"].items()}  # fmt: skip
+    ours = Carry(State(*(torch.from_numpy(carry[name]) for name in ("deter", "stoch"))),
+                 torch.from_numpy(carry["prev_action"]))  # fmt: skip
+    for step in range(64):
+        ports = [port for port in interface["inputs"]["policy"] if port["role"] != "carry"]
+        feed = {port["name"]: random_rows(port, rows, rng, classes) for port in ports}
+        if step == 0:
+            feed["is_first"][:] = True
+        answer = dict(zip(outputs, session.run(outputs, {**feed, **carry}), strict=True))
+        carry = {name: answer[output] for name, output in interface["recurrence"].items()}
+        given = {name: torch.from_numpy(value) for name, value in feed.items()}
+        obs = {key: given[how["input"]] for key, how in interface["preprocessing"].items()}
+        noise = frozen.Noise(given["latent_noise"], given["action_noise"])
+        action, ours = garage_agent.policy(obs, given["is_first"], ours, noise)
+        np.testing.assert_allclose(answer["action"], action.numpy(), atol=1e-4)
+        np.testing.assert_allclose(answer["next_deter"], ours.state.deter.numpy(), atol=1e-4)
+
+
+def test_actions_decode_as_the_environment_does(garage_onnx, garage_agent):
+    interface = json.loads((garage_onnx / "interface.json").read_text())
+    part, env = frozen.policy_part(garage_agent), garage()
+    run = formats.Onnx().runner(part, garage_onnx / "policy.onnx")
+    for feed in parity.record(garage_agent, parity.played(env), steps=8)["policy"]:
+        answer = run(feed)
+        decoded = env.actions.decode(answer["action"][0])
+        for described in interface["action"]:
+            value = decoded
+            for step in described["path"]:
+                value = value[step]
+            np.testing.assert_allclose(answer[described["output"]][0], value, atol=1e-6)
+
+
+def test_zero_action_noise_is_the_mode(garage_agent):
+    part = frozen.policy_part(garage_agent)
+    feed = parity.record(garage_agent, parity.played(garage()), steps=1)["policy"][0]
+    feed["action_noise"][:] = 0
+    obs = {port.key: torch.from_numpy(feed[port.name]) for port in part.inputs if port.role == "observation"}
+    noise = frozen.Noise(torch.from_numpy(feed["latent_noise"]), torch.from_numpy(feed["action_noise"]))
+    mode, _ = garage_agent.policy(obs, torch.tensor([True]), garage_agent.initial(1), noise, mode="mode")
+    np.testing.assert_allclose(formats.run_module(part.module, part, feed)["action"], mode.numpy(), atol=1e-6)
+
+
+def test_interface_names_exactly_what_the_file_takes_and_gives(garage_onnx):
+    text = (garage_onnx / "interface.json").read_text()
+    interface = json.loads(text)
+    session = onnxruntime.InferenceSession(garage_onnx / "policy.onnx")
+    for side, real in (("inputs", session.get_inputs()), ("outputs", session.get_outputs())):
+        described = {port["name"]: port["shape"] for port in interface[side]["policy"]}
+        assert described == {port.name: port.shape for port in real}
+    assert interface["schema"] == "dreamer.interface/1"
+    assert interface["initial_state"].keys() == {"deter", "stoch", "prev_action"}
+    assert interface["parity"]["max_abs_error"] <= 1e-4
+    # The model carries it, too: a lost interface.json is no loss.
+    inside = json.loads(session.get_modelmeta().custom_metadata_map["interface"])
+    assert inside == {key: value for key, value in interface.items() if key != "parity"}
+
+
+def test_a_model_with_one_weight_moved_does_not_pass(garage_onnx, garage_agent, tmp_path):
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load(garage_onnx / "policy.onnx")
+    weight = next(value for value in model.graph.initializer if value.name == "world.dynamics.core.gates.bias")
+    weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) + np.float32(0.01), weight.name))
+    onnx.save(model, tmp_path / "moved.onnx")
+    part = frozen.policy_part(garage_agent)
+    feeds = parity.record(garage_agent, parity.played(garage()), steps=6)["policy"]
+    assert not parity.compare(part, formats.Onnx().runner(part, tmp_path / "moved.onnx"), feeds).passed
+    assert parity.compare(part, formats.Onnx().runner(part, garage_onnx / "policy.onnx"), feeds).passed
+
+
+def test_cartpole_example_plays_an_episode_without_torch_or_dreamer(cartpole_agent, tmp_path):
+    exported = export_tiny(cartpole_agent, tmp_path / "pole.onnx", CARTPOLE, opset=18)
+    assert [path.name for path in exported.paths] == ["pole.onnx", "interface.json", "example.py"]
+    interface = json.loads((tmp_path / "interface.json").read_text())
+    assert (interface["run"], interface["checkpoint_step"]) == ("runs/x", 7)
+    # Neither torch nor dreamer is where it runs: blocked names raise ImportError.
+    blocked = "import sys, runpy; sys.modules.update(torch=None, dreamer_cli=None); sys.argv = ['example.py']; "
+    code = blocked + f"runpy.run_path({str(tmp_path / 'example.py')!r}, run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="/", check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("CartPole-v1: return "), done.stdout
+    total, decisions = (float(word) for word in done.stdout.split() if word.replace(".", "").isdigit())
+    assert total == decisions > 0
+
+
+def test_example_settles_observations_as_the_agents_environment_does(tmp_path):
+    (tmp_path / "interface.json").write_text("{}")
+    names: dict = {"__name__": "example", "__file__": str(tmp_path / "example.py")}
+    exec(example_source("onnx"), names)
+    env = garage()
+    sources = _sources(env)
+    assert sources["camera"]["channel_axis"] == 2
+    raw, _ = env.env.reset(seed=1)
+    for key, settled in env.observations.read(raw).items():
+        spec = env.spec_dreamer.observation[key]
+        how = {"kind": spec.kind, "shape": list(spec.shape), "source": json.loads(json.dumps(sources[key]))}
+        again = names["settle"](raw, how)
+        assert again.dtype == settled.dtype
+        # Pillow averages in fixed point: one of 255 levels may round the other way.
+        np.testing.assert_allclose(again.astype(float), settled, atol=1 if spec.kind == "image" else 0)
+
+
+def test_world_part_as_pt2(cartpole_agent, tmp_path):
+    exported = export_tiny(cartpole_agent, tmp_path, part="world", format="pt2")
+    assert exported.parity is not None
+    assert exported.parity.passed
+    interface = json.loads((tmp_path / "interface.json").read_text())
+    roles = {port["name"]: port["role"] for port in interface["outputs"]["world"]}
+    assert {"reward", "cont", "next_deter", "next_stoch", "obs_vector"} == roles.keys()
+
+
+def test_safetensors_hold_every_weight_and_its_config(cartpole_agent, tmp_path):
+    exported = export_tiny(cartpole_agent, tmp_path, CARTPOLE, part="all", format="safetensors")
+    names = ["agent.safetensors", "interface.json", "example.py", "config.yaml"]
+    assert [path.name for path in exported.paths] == names
+    weights = formats.read_tensors(tmp_path / "agent.safetensors")
+    assert weights.keys() == cartpole_agent.state_dict().keys()
+    reader: dict = {"__name__": "example", "__file__": str(tmp_path / "example.py")}
+    exec((tmp_path / "example.py").read_text(), reader)
+    read = reader["read"](tmp_path / "agent.safetensors")
+    assert all(np.array_equal(read[name], value.numpy()) for name, value in weights.items())
+
+
+def test_what_fails_the_gate_is_not_written_and_leaves_the_former_export(cartpole_agent, tmp_path, monkeypatch):
+    export_tiny(cartpole_agent, tmp_path, format="safetensors")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    write = formats.Safetensors.write
+
+    def write_wrong(self, parts, paths, interface):
+        moved = parts[0].module.state_dict()["world.dynamics.core.gates.bias"]
+        moved += 0.1
+        write(self, parts, paths, interface)
+        moved -= 0.1
+
+    monkeypatch.setattr(formats.Safetensors, "write", write_wrong)
+    exported = export_tiny(cartpole_agent, tmp_path, format="safetensors")
+    assert exported.error is not None
+    assert exported.error.exit_code == 6
+    assert exported.paths == ()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    fresh = tmp_path / "new" / "place"
+    assert export_tiny(cartpole_agent, fresh, format="safetensors").error is not None
+    assert not fresh.exists()
+    # --no-verify writes it all the same, and says that nothing was compared.
+    exported = export_tiny(cartpole_agent, fresh, format="safetensors", verify=False)
+    assert exported.parity is None
+    assert json.loads((fresh / "interface.json").read_text())["parity"] is None
+
+
+@pytest.mark.parametrize("name", ["policy.safetensors", "interface.json", "example.py", "config.yaml"])
+def test_files_of_others_are_never_replaced(cartpole_agent, tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(UsageError, match=name):
+        export_tiny(cartpole_agent, tmp_path, format="safetensors")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_options_that_contradict_are_usage_errors(cartpole_agent, tmp_path):
+    for out, options in (
+        (tmp_path / "x.onnx", {"format": "pt2"}),
+        (tmp_path, {"format": "pt2", "opset": 18}),
+        (tmp_path, {"opset": 9}),
+        (tmp_path, {"opset": 99}),
+    ):
+        with pytest.raises(UsageError):
+            export_tiny(cartpole_agent, out, **options)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError):
+        export_tiny(cartpole_agent, tmp_path / "file", format="safetensors")
+
+
+def test_a_missing_extra_names_the_pip_line(cartpole_agent, tmp_path, monkeypatch):
+    monkeypatch.setattr(formats, "find_spec", lambda name: None)
+    with pytest.raises(EnvError) as caught:
+        export_tiny(cartpole_agent, tmp_path)
+    assert caught.value.exit_code == 3
+    assert "pip install 'dreamer-cli[onnx]'" in caught.value.hint
+
+
+@pytest.mark.parametrize(("gap", "ties", "error"), [(5e-5, 1, 0.0), (2e-3, 0, 1.0)])
+def test_only_near_ties_may_fall_the_other_way(gap, ties, error):
+    """Two scores `gap` apart; the file takes the lower one, and what follows from it."""
+
+    def choose(noise: torch.Tensor) -> dict[str, torch.Tensor]:
+        index = noise.argmax(-1)
+        return {"pick": torch.nn.functional.one_hot(index, 3).float(), "after": 10.0 * index}
+
+    feed = {"noise": np.array([[1.0, 1.0 - gap, 0.0]], np.float32)}
+    wrong = {name: value.numpy() for name, value in choose(torch.tensor([[0.0, 1.0, 0.0]])).items()}
+    ports = (frozen.Port("pick", "action", "float32", (3,)), frozen.Port("after", "action", "float32", ()))
+    part = frozen.Part(
+        "toy",
+        torch.nn.Identity(),
+        (),
+        ports,
+        (frozen.Choice("pick", "noise", slice(None)),),
+        lambda inputs: frozen.Answer(choose(inputs["noise"]), {"after": torch.full((), 10.0)}),
+    )
+    result = parity.compare_step(part, lambda _: wrong, feed)
+    assert (result.ties, result.max_abs_error, result.passed) == (ties, error, error == 0)
+
+
+def test_numbers_that_are_none_never_pass():
+    part = frozen.Part(
+        "toy",
+        torch.nn.Identity(),
+        (),
+        (frozen.Port("x", "reward", "float32", ()),),
+        (),
+        lambda inputs: frozen.Answer({"x": torch.zeros(1)}, {}),
+    )
+    assert not parity.compare_step(part, lambda _: {"x": np.full(1, np.nan)}, {}).passed
+    assert not parity.compare_step(part, lambda _: {"x": np.zeros(2)}, {}).passed
+
+
+def test_the_command_reports_what_scripts_rely_on(cartpole_agent, tmp_path, monkeypatch):
+    run = SimpleNamespace(path=tmp_path / "run", config=tmp_path / "config.yaml")
+    run.config.write_text("run: {}\n")
+    config = SimpleNamespace(env=EnvConfig(id="CartPole-v1"), run=SimpleNamespace(eval_policy="sample"))
+    loaded = SimpleNamespace(run=run, cfg=config, agent=cartpole_agent, step=400)
+    monkeypatch.setattr(export, "LoadedRun", lambda *args: loaded)
+    monkeypatch.setattr(export, "find_run", lambda *args: SimpleNamespace(run=run))
+    result = export.export(ExportRequest(run="x", format="safetensors"), QUIET)
+    assert result.json.keys() == {"run", "checkpoint_step", "format", "paths", "parity"}
+    assert result.json["parity"].keys() == {"steps", "max_abs_error", "ties"}
+    assert result.json["checkpoint_step"] == 400
+    assert list(result.text) == result.json["paths"]
+    assert Path(result.json["paths"][0]) == run.path / "export" / "policy.safetensors"
+
+
+@pytest.mark.extended
+def test_both_parts_of_both_agents_as_onnx(garage_agent, cartpole_agent, tmp_path):
+    for name, agent in (("garage", garage_agent), ("cartpole", cartpole_agent)):
+        exported = export_tiny(agent, tmp_path / f"{name}.onnx", part="all")
+        assert exported.parity is not None
+        assert exported.parity.passed
+        assert [path.name for path in exported.paths[:2]] == [f"{name}-policy.onnx", f"{name}-world.onnx"]

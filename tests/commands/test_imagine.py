@@ -1,0 +1,150 @@
+"""`dreamer imagine` on a real, tiny run: files, JSON, seeds, refusals."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import imageio.v2 as imageio
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dreamer_cli.commands.imagine import REPLAY_TREE, dream_video, imagine
+from dreamer_cli.commands.train import train
+from dreamer_cli.dream import batch_windows, dream, stack_windows
+from dreamer_cli.errors import DreamerError, StateError, UsageError
+from dreamer_cli.report import Reporter, Result
+from dreamer_cli.requests import ImagineRequest, TrainRequest
+from dreamer_cli.world.objectives import Reconstruct
+from tests.small import make_agent, make_batch
+from tests.test_dream import make_stretch
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """CartPole, trained for a few hundred steps with the tiniest networks."""
+    path = tmp_path_factory.mktemp("imagine") / "run"
+    request = TrainRequest(env="CartPole-v1", preset=("debug",), steps=300, run_dir=path, device="cpu")
+    train(request, Reporter(quiet=True))
+    return path
+
+
+def ask(run: Path, **options: Any) -> Result:
+    """One call, on the CPU, with small numbers unless said otherwise."""
+    small = {"context": 3, "horizon": 6, "samples": 2, "device": "cpu"}
+    return imagine(ImagineRequest(run=str(run), **{**small, **options}), Reporter(quiet=True))
+
+
+def test_defaults_go_into_the_run(run):
+    result = ask(run)
+    out = run / "videos" / f"dream-{result.json['checkpoint_step']:09d}-openloop.mp4"
+    assert result.text == [str(out)]
+    with imageio.get_reader(out) as film:
+        assert len(list(film)) == result.json["frames"] == 9
+        assert film.get_meta_data()["size"] == (result.json["width"], result.json["height"])
+    expected = {
+        "run": str(run), "mode": "openloop", "source": "env", "out": str(out), "fps": 12,
+        "context": 3, "horizon": 6, "samples": 2, "seed": 0,
+    }  # fmt: skip
+    assert expected.items() <= result.json.items()
+    assert set(result.json["metrics"]) == {"vector/mse", "reward/error", "cont/accuracy"}
+    assert all(np.isfinite(value) for value in result.json["metrics"].values())
+
+
+@pytest.mark.parametrize("source", ["env", "replay"])
+@pytest.mark.parametrize("mode", ["openloop", "policy"])
+def test_a_seed_repeats_the_file(run, tmp_path, source, mode):
+    def bytes_of(name: str, seed: int) -> bytes:
+        ask(run, out=tmp_path / name, source=source, mode=mode, seed=seed)
+        return (tmp_path / name).read_bytes()
+
+    assert bytes_of("a.npz", 1) == bytes_of("b.npz", 1) != bytes_of("c.npz", 2)
+    assert bytes_of("a.gif", 1) == bytes_of("b.gif", 1)
+
+
+def test_arrays(run, tmp_path):
+    result = ask(run, out=tmp_path / "dream.npz", mode="policy")
+    with np.load(tmp_path / "dream.npz", allow_pickle=False) as arrays:
+        assert arrays["model/vector"].shape == arrays["truth/vector"].shape == (2, 9, 4)
+        assert arrays["action"].shape == (2, 9, 2)
+        assert arrays["known"].tolist() == [3, 3]
+        assert int(arrays["context"]) == 3
+    assert (result.json["frames"], result.json["width"], result.json["fps"]) == (9, None, None)
+    assert set(result.json["metrics"]) == {"reward", "cont", "return", "length"}
+
+
+def test_strip_and_metrics_file(run, tmp_path):
+    result = ask(run, out=tmp_path / "dream.png", metrics=tmp_path / "new" / "errors.json")
+    assert result.text == [str(tmp_path / "dream.png"), str(tmp_path / "new" / "errors.json")]
+    assert Image.open(tmp_path / "dream.png").size == (result.json["width"], result.json["height"])
+    assert result.json["frames"] == 1
+    tree = json.loads((tmp_path / "new" / "errors.json").read_text())
+    assert [row["step"] for row in tree["steps"]] == [1, 2, 3, 4, 5, 6]
+    assert tree["mean"] == result.json["metrics"]
+    assert tree["mean"]["vector/mse"] == pytest.approx(np.mean([row["vector/mse"] for row in tree["steps"]]))
+
+
+def test_horizon_beyond_the_episode(run, tmp_path):
+    """Random balance lasts for some twenty steps; nothing is dreamt after an end, and nothing else is made up."""
+    result = ask(run, out=tmp_path / "long.npz", horizon=2000, source="replay")
+    with np.load(tmp_path / "long.npz") as arrays:
+        longest = arrays["length"].max()
+        assert arrays["action"].shape[1] == longest < 2003
+        for m, length in enumerate(arrays["length"]):
+            assert arrays["true_cont"][m, length - 1] in (0, 1)
+            # CartPole moves less than this in a step; a reset in between would jump.
+            assert np.abs(np.diff(arrays["truth/vector"][m, :length, 0])).max() < 0.2
+    assert result.json["horizon"] == 2000
+    assert result.json["frames"] == longest
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "says"),
+    [
+        ({"out": Path("film.avi")}, UsageError, ".mp4"),
+        ({"metrics": Path("errors.csv")}, UsageError, ".json"),
+        ({"checkpoint": 7}, StateError, "last"),
+        ({"context": 400, "source": "replay"}, StateError, "--context"),
+    ],
+)
+def test_refusals_say_what_to_do(run, options, kind, says):
+    with pytest.raises(kind) as error:
+        ask(run, **options)
+    assert says in error.value.hint
+
+
+def test_without_decoder_nothing_is_played(run, monkeypatch):
+    monkeypatch.setattr(Reconstruct, "decode", lambda self, feat: None)
+    monkeypatch.setattr("dreamer_cli.commands.imagine.VectorEnv", None)
+    with pytest.raises(DreamerError, match="no decoder") as error:
+        ask(run)
+    assert error.value.exit_code == 4
+
+
+def test_a_checkpoint_without_replay(run, monkeypatch):
+    monkeypatch.setattr("dreamer_cli.commands.imagine.REPLAY_TREE", "other.json")
+    assert REPLAY_TREE == "replay.json"
+    with pytest.raises(StateError, match=r"other\.json"):
+        ask(run, source="replay")
+
+
+def test_a_training_films_its_batches(tmp_path):
+    """What `--dream-every` calls: from a replayed batch, with the state that was stored with it."""
+    agent = make_agent(awake=True)
+    batch = make_batch(agent, batch=3, time=12)
+    windows, start = batch_windows(agent, batch, samples=2)
+    random = torch.Generator().manual_seed(1)
+    path = tmp_path / "dream.gif"
+    film, errors = dream_video(agent, windows, path, title="toy", generator=random, start=start, horizon=50)
+    assert film.frames == 12
+    assert Image.open(path).size == (film.width, film.height)
+    assert {"camera/mse", "camera/psnr", "speed/mse", "cards/accuracy"} <= set(errors)
+    assert torch.is_grad_enabled()
+
+
+def test_dreams_leave_no_gradients():
+    agent = make_agent()
+    windows = stack_windows([make_stretch(5, 0)])
+    dream(agent, windows, "policy", context=2, horizon=3, generator=torch.Generator().manual_seed(0))
+    assert all(parameter.grad is None for parameter in agent.parameters())

@@ -1,0 +1,290 @@
+"""Vectors of environments: records worked out by hand, sync equals async, and workers that fail."""
+
+import multiprocessing
+import os
+import signal
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from dreamer_cli.envs import pool
+from dreamer_cli.envs.make import EnvConfig
+from dreamer_cli.envs.vector import VectorEnv, episode_seed
+from dreamer_cli.errors import DivergedError, EnvError, Preempted
+from tests.toys import toy_config
+
+
+def actions(choices):
+    """One-hots of the three actions of `Timeline`."""
+    return np.eye(3, dtype=np.float32)[choices]
+
+
+def rollout(cfg, num_envs, steps, vec, seed=0):
+    """Records of random play, as one flat list of arrays."""
+    rng, seen = np.random.default_rng(5), []
+    with VectorEnv(cfg, num_envs, seed, vec) as envs:
+        now = envs.reset()
+        for _ in range(steps):
+            seen.append(now)
+            now = envs.step(rng.normal(size=(num_envs, envs.spec.action_width)).astype(np.float32))
+            seen.append(now)
+            if now.is_last.any():
+                fresh = envs.reset(now.is_last)
+                seen.append(
+                    type(now)(
+                        *({k: v[now.is_last] for k, v in fresh.obs.items()}, *(c[now.is_last] for c in fresh[1:]))
+                    )
+                )
+        return [array for records in seen for array in (*records.obs.values(), *records[1:])]
+
+
+@pytest.mark.parametrize(("ends", "terminal"), [("terminated", True), ("truncated", False), ("both", True)])
+@pytest.mark.parametrize("vec", ["sync", "async"])
+def test_an_episode_by_hand(ends, terminal, vec):
+    with VectorEnv(toy_config("Timeline", length=2, ends=ends), 2, seed=0, vec=vec) as envs:
+        first = envs.reset()
+        assert first.obs["vector"][:, 0].tolist() == [0, 0]
+        assert first.reward.tolist() == [0, 0]
+        assert first.is_first.all()
+        assert not first.is_last.any()
+        assert not first.is_terminal.any()
+
+        middle = envs.step(actions([0, 2]))  # the environments' own 5 and 7
+        assert middle.obs["vector"][:, 0].tolist() == [1, 1]
+        assert middle.reward.tolist() == [15, 17]
+        assert not (middle.is_first | middle.is_last | middle.is_terminal).any()
+
+        last = envs.step(actions([1, 1]))
+        assert last.obs["vector"][:, 0].tolist() == [2, 2]  # the true last observation, not the next episode's
+        assert last.reward.tolist() == [26, 26]
+        assert last.is_last.all()
+        assert last.is_terminal.tolist() == [terminal, terminal]
+        assert first.obs["vector"][:, 0].tolist() == [0, 0]  # earlier records are not overwritten
+
+
+def test_masked_resets_leave_the_others_alone():
+    with VectorEnv(toy_config("Timeline", length=2, vary=True), 8, seed=0, vec="sync") as envs:
+        now, lengths = envs.reset(), np.zeros(8, int)
+        starts = now.obs["vector"][:, 1].copy()
+        for _ in range(12):
+            now = envs.step(actions([0] * 8))
+            lengths += 1
+            np.testing.assert_array_equal(now.obs["vector"][:, 0], lengths)
+            np.testing.assert_array_equal(now.obs["vector"][:, 1], starts)
+            done = now.is_last
+            np.testing.assert_array_equal(done, lengths == 2 + starts % 3)
+            if done.any():
+                fresh = envs.reset(done)
+                np.testing.assert_array_equal(fresh.is_first, done)
+                starts[done], lengths[done] = fresh.obs["vector"][done, 1], 0
+        assert envs.episodes.sum() > 16
+
+
+@pytest.mark.parametrize(
+    "cfg",
+    [toy_config("Timeline", vary=True), toy_config("Everything"), EnvConfig(id="MinAtar/Breakout-v1")],
+    ids=["timeline", "everything", "minatar"],
+)
+def test_sync_equals_async(cfg):
+    sync, parallel = (rollout(cfg, 3, 15, vec) for vec in ("sync", "async"))
+    assert len(sync) == len(parallel)
+    for left, right in zip(sync, parallel, strict=True):
+        assert left.dtype == right.dtype
+        np.testing.assert_array_equal(left, right)
+
+
+def test_episodes_depend_on_seed_environment_and_number_alone():
+    seeds = {episode_seed(s, e, n) for s in range(5) for e in range(5) for n in range(5)}
+    assert len(seeds) == 125
+    assert max(seeds) < 2**31
+    assert episode_seed(0, 0, 0) == 1484405855  # written down: a resumed run must meet the same episodes
+
+    def starts(seed, begun):
+        with VectorEnv(toy_config("Timeline"), 3, seed, "sync") as envs:
+            envs.episodes[:] = begun
+            return envs.reset().obs["vector"][:, 1].tolist()
+
+    assert starts(0, 4) == starts(0, [4, 4, 4])
+    assert starts(0, 4)[1] == starts(0, [0, 4, 0])[1]
+    assert starts(0, 4) != starts(1, 4)
+    assert starts(0, 4) != starts(0, 5)
+
+
+def test_auto_measures(monkeypatch):
+    monkeypatch.setattr("dreamer_cli.envs.vector.cores", lambda: 2)
+    with VectorEnv(toy_config("Toy"), 2, 0) as envs:
+        assert envs.vec == "sync"
+        assert envs.step_s < 1e-3
+    with VectorEnv(toy_config("Slow"), 2, 0) as envs:
+        assert envs.vec == "async"
+        assert envs.step_s > 3e-3
+    with VectorEnv(toy_config("Slow"), 1, 0) as envs:
+        assert envs.vec == "sync"
+    with VectorEnv(replace(toy_config("Slow"), vec="sync"), 2, 0) as envs:
+        assert envs.vec == "sync"
+
+
+@pytest.mark.parametrize("vec", ["sync", "async"])
+def test_pictures(vec):
+    with VectorEnv(toy_config("Drawn"), 2, 0, vec, "rgb_array") as envs:
+        envs.reset()
+        envs.step(actions([0, 0]))
+        frames = envs.render()
+        assert [frame.shape for frame in frames] == [(30, 200, 3)] * 2
+        assert frames[1][0, 0].tolist() == [255, 10, 0]
+    with VectorEnv(toy_config("Toy"), 1, 0, vec, "rgb_array") as envs:
+        envs.reset()
+        assert envs.render() is None
+
+
+def test_misuse_is_refused():
+    with VectorEnv(toy_config("Timeline", length=1), 2, 0, "sync") as envs:
+        with pytest.raises(RuntimeError, match="not reset"):
+            envs.step(actions([0, 0]))
+        envs.reset()
+        with pytest.raises(ValueError, match="shape"):
+            envs.step(np.zeros((2, 4), np.float32))
+        with pytest.raises(DivergedError):
+            envs.step(np.full((2, 3), np.nan, np.float32))
+        envs.step(actions([0, 0]))
+        with pytest.raises(RuntimeError, match=r"\[0, 1\]"):
+            envs.step(actions([0, 0]))
+    with pytest.raises(RuntimeError, match="closed"):
+        envs.reset()
+    envs.close()
+
+
+@pytest.mark.parametrize("vec", ["sync", "async"])
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [("nan", "[0, nan, 1]"), ("unpicklable", "raised Local"), ("exits", "SystemExit"), ("object", "dtype object")],
+)
+def test_an_environment_that_fails(fault, says, vec):
+    envs = VectorEnv(toy_config("Faulty", fault=fault), 2, 0, vec)
+    envs.reset()
+    envs.step(actions([0, 0]))
+    with pytest.raises(EnvError) as caught:
+        envs.step(actions([0, 0]))
+    assert says in caught.value.what
+    assert "step 2 of episode 1 in environment 0" in caught.value.what
+    assert_gone()
+    if vec == "async" and fault == "unpicklable":
+        assert "Traceback" in "".join(caught.value.__notes__)
+    envs.close()
+
+
+@pytest.mark.parametrize("vec", ["sync", "async"])
+def test_a_constructor_that_raises(vec):
+    with pytest.raises(EnvError, match="no engine"):
+        VectorEnv(toy_config("Faulty", fault="constructor"), 2, 0, vec)
+    assert_gone()
+
+
+def test_a_constructor_that_raises_only_in_a_worker(tmp_path):
+    """Where the trainer's own probe could be built, and then the licence server, say, had no seat left."""
+    (tmp_path / "seats.py").write_text(
+        "import multiprocessing\nfrom tests.toys import Toy\n"
+        "def Seat():\n"
+        "    if multiprocessing.parent_process() is not None:\n"
+        "        raise OSError('no seat left')\n"
+        "    return Toy()\n"
+    )
+    with pytest.raises(EnvError, match="OSError: no seat left"):
+        VectorEnv(EnvConfig(id=f"{tmp_path}/seats.py:Seat"), 2, 0, "async")
+    assert_gone()
+
+
+def test_a_worker_that_dies():
+    envs = VectorEnv(toy_config("Faulty", fault="dies"), 2, 0, "async")
+    envs.reset()
+    envs.step(actions([0, 0]))
+    with pytest.raises(EnvError, match="died with exit code 17"):
+        envs.step(actions([0, 0]))
+    assert_gone()
+
+
+def test_a_worker_that_is_killed():
+    envs = VectorEnv(toy_config("Toy"), 2, 0, "async")
+    envs.reset()
+    os.kill(envs._pool.processes[1].pid, signal.SIGKILL)
+    with pytest.raises(EnvError, match="environment 1: its process died with exit code -9") as caught:
+        envs.step(actions([0, 0]))
+    assert "--num-envs" in caught.value.hint
+    assert_gone()
+
+
+def test_a_worker_that_hangs(monkeypatch):
+    monkeypatch.setattr(pool, "POLL_S", 0.05)
+    monkeypatch.setattr(pool, "CLOSE_S", 0.2)
+    envs = VectorEnv(replace(toy_config("Faulty", fault="hangs"), timeout_s=0.3), 2, 0, "async")
+    envs.reset()
+    envs.step(actions([0, 0]))
+    began = time.monotonic()
+    with pytest.raises(EnvError, match=r"no answer for 0\.3 s") as caught:
+        envs.step(actions([0, 0]))
+    assert "env.timeout_s" in caught.value.hint
+    assert time.monotonic() - began < 5
+    assert_gone()
+
+
+def test_a_request_to_stop_ends_the_wait(monkeypatch):
+    monkeypatch.setattr(pool, "POLL_S", 0.05)
+    monkeypatch.setattr(pool, "CLOSE_S", 0.2)
+    envs = VectorEnv(toy_config("Faulty", fault="hangs"), 1, 0, "async")
+
+    def stop():
+        raise Preempted("asked to")
+
+    envs.reset()
+    envs.step(actions([0]))
+    envs.check_stop = stop
+    with pytest.raises(Preempted):
+        envs.step(actions([0]))
+    assert_gone()
+
+
+def test_workers_leave_signals_to_the_trainer():
+    with VectorEnv(toy_config("Timeline", length=9), 2, 0, "async") as envs:
+        envs.reset()
+        for process in envs._pool.processes:
+            for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"):
+                os.kill(process.pid, getattr(signal, name))
+        assert envs.step(actions([0, 0])).reward.tolist() == [15, 15]
+    assert_gone()
+
+
+def test_workers_do_not_outlive_a_killed_trainer(tmp_path):
+    """A trainer that has no chance to clean up, while its worker hangs."""
+    context = pool.start_context()
+    reader, writer = context.Pipe(duplex=False)
+    trainer = context.Process(target=_train_until_killed, args=(writer,))
+    trainer.start()
+    worker = reader.recv()
+    trainer.kill()
+    trainer.join()
+    deadline = time.monotonic() + 20
+    while _alive(worker) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _alive(worker)
+
+
+def _train_until_killed(writer):
+    envs = VectorEnv(toy_config("Faulty", fault="hangs", at=1), 1, 0, "async")
+    envs.reset()
+    writer.send(envs._pool.processes[0].pid)
+    envs.step(actions([0]))
+
+
+def _alive(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def assert_gone():
+    """No worker is left, not even as a zombie."""
+    assert not [child for child in multiprocessing.active_children() if child.name.startswith("env-")]

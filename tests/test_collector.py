@@ -1,0 +1,174 @@
+"""What is stored and counted, against rollouts worked out by hand."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dreamer_cli.collector import Collector
+from dreamer_cli.envs.vector import VectorEnv
+from dreamer_cli.errors import EnvError, StateError
+from tests.toys import toy_config
+
+D = 2  # width of the latent that the test's policy makes up
+
+
+class Recorder:
+    """A replay that keeps, for each environment, the list of its records as dicts."""
+
+    def __init__(self, num_envs):
+        self.streams = [[] for _ in range(num_envs)]
+
+    def add(self, env_ids, records, action, latent):
+        assert len(set(env_ids.tolist())) == len(env_ids) == len(action) == len(records.reward)
+        for row, env in enumerate(env_ids):
+            t, start = records.obs["vector"][row]
+            flags = [bool(column[row]) for column in records[2:]]
+            self.streams[env].append(
+                {
+                    "t": int(t),
+                    "start": int(start),
+                    "reward": float(records.reward[row]),
+                    "flags": flags,  # is_first, is_last, is_terminal
+                    "action": action[row].copy(),
+                    "latent": latent["deter"][row].copy(),
+                }
+            )
+
+
+class Cycling:
+    """Answers with the classes 0, 1, 2, 0, ... in every environment; its latent counts its calls."""
+
+    def initial(self, num_envs):
+        return 0
+
+    def __call__(self, records, carry):
+        num = len(records.is_first)
+        action = np.eye(3, dtype=np.float32)[np.full(num, carry % 3)]
+        return action, {"deter": np.full((num, D), carry + 1, np.float32)}, carry + 1
+
+
+def collect(cfg, num_envs, rounds, vec="sync"):
+    replay = Recorder(num_envs)
+    with VectorEnv(cfg, num_envs, 0, vec) as envs:
+        collector = Collector(envs, replay)
+        ended = [episode for _ in range(rounds) for episode in collector.step(Cycling())]
+    return collector, replay, ended
+
+
+def by_hand(length, ends, rounds):
+    """One environment of `Timeline` under `Cycling`: (t, reward, flags, action, latent) of each stored record."""
+    stored, t, reward = [], 0, 0.0
+    for call in range(rounds):
+        action = np.zeros(3)
+        action[call % 3] = 1
+        stored.append((t, reward, [t == 0, False, False], action, call + 1))
+        t += 1
+        reward = 10.0 * t + 5 + call % 3  # the environment counts its actions from 5
+        if t == length:
+            stored.append((t, reward, [False, True, ends != "truncated"], np.zeros(3), 0))
+            t, reward = 0, 0.0
+    return stored
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    length=st.integers(1, 5),
+    ends=st.sampled_from(["terminated", "truncated", "both"]),
+    rounds=st.integers(1, 13),
+    num_envs=st.integers(1, 3),
+)
+def test_the_stored_records_are_those_worked_out_by_hand(length, ends, rounds, num_envs):
+    collector, replay, ended = collect(toy_config("Timeline", length=length, ends=ends), num_envs, rounds)
+    expected = by_hand(length, ends, rounds)
+    for stream in replay.streams:
+        assert len(stream) == len(expected)
+        for record, (t, reward, flags, action, latent) in zip(stream, expected, strict=True):
+            assert (record["t"], record["reward"], record["flags"]) == (t, reward, flags)
+            np.testing.assert_array_equal(record["action"], action)
+            np.testing.assert_array_equal(record["latent"], np.full(D, latent))
+    assert collector.env_steps == rounds * num_envs
+    assert collector.records == num_envs * len(expected)
+    assert collector.episodes == len(ended) == num_envs * (rounds // length)
+    assert collector.drain() == ended
+    assert collector.drain() == []
+
+
+def test_episodes_of_different_lengths():
+    collector, replay, ended = collect(toy_config("Timeline", length=2, vary=True), 4, 20)
+    for env, stream in enumerate(replay.streams):
+        episodes = [episode for episode in ended if episode.env == env]
+        assert [episode.episode for episode in episodes] == list(range(len(episodes)))
+        cuts = [i + 1 for i, record in enumerate(stream) if record["flags"][1]]
+        for episode, begin, end in zip(episodes, [0, *cuts], cuts, strict=False):
+            records = stream[begin:end]
+            length = 2 + records[0]["start"] % 3
+            assert episode.length == length == len(records) - 1  # n steps, n + 1 records
+            assert [record["t"] for record in records] == list(range(length + 1))
+            assert len({record["start"] for record in records}) == 1  # nothing of another episode
+            assert records[0]["flags"] == [True, False, False]
+            assert episode.ret == sum(record["reward"] for record in records)
+    assert [episode.step for episode in ended] == sorted(episode.step for episode in ended)
+    assert collector.records == sum(map(len, replay.streams)) == collector.env_steps + len(ended)
+
+
+def test_sync_and_async_collect_the_same():
+    cfg = toy_config("Timeline", length=2, vary=True)
+    (left, ours, ended), (right, theirs, also) = (collect(cfg, 2, 12, vec) for vec in ("sync", "async"))
+    assert left.state_dict() == right.state_dict()
+    assert [e._replace(seconds=0) for e in ended] == [e._replace(seconds=0) for e in also]
+    np.testing.assert_equal(ours.streams, theirs.streams)
+
+
+def test_action_repeat_counts_as_steps_but_not_as_records():
+    collector, replay, ended = collect(replace(toy_config("Timeline", length=4), repeat=2), 1, 4)
+    assert collector.env_steps == 8
+    assert len(replay.streams[0]) == collector.records == 6
+    assert [episode.length for episode in ended] == [4, 4]
+    # Two steps a decision: 10 t + action is 10 + 5 + 20 + 5, then 30 + 6 + 40 + 6.
+    assert [record["reward"] for record in replay.streams[0][:3]] == [0, 40, 82]
+
+
+def test_a_saved_state_goes_on_with_new_episodes():
+    cfg = toy_config("Timeline", length=3)
+    with VectorEnv(cfg, 2, 0, "sync") as envs:
+        collector = Collector(envs, Recorder(2))
+        for _ in range(4):
+            collector.step(Cycling())
+        state = json.loads(json.dumps(collector.state_dict()))
+    assert state == {"env_steps": 8, "records": 10, "episodes": 2, "begun": [2, 2]}
+    with VectorEnv(cfg, 2, 0, "sync") as envs:
+        resumed = Collector(envs, replay := Recorder(2))
+        resumed.load_state_dict(state)
+        resumed.step(Cycling())
+        assert resumed.state_dict() == {"env_steps": 10, "records": 12, "episodes": 2, "begun": [3, 3]}
+        assert replay.streams[0][0]["flags"] == [True, False, False]
+        starts = [stream[0]["start"] for stream in replay.streams]
+    with VectorEnv(cfg, 2, 0, "sync") as envs:  # the third episodes, as if there had been no interruption
+        for _ in range(3):
+            now = envs.reset()
+        assert starts == now.obs["vector"][:, 1].tolist()
+    with VectorEnv(cfg, 3, 0, "sync") as envs, pytest.raises(StateError, match="2 environments, not in 3"):
+        Collector(envs, Recorder(3)).load_state_dict(state)
+
+
+def test_after_a_failed_round_nothing_is_half_counted():
+    with VectorEnv(toy_config("Faulty", fault="nan", at=2), 2, 0, "sync") as envs:
+        collector = Collector(envs, replay := Quiet())
+        collector.step(Cycling())
+        with pytest.raises(EnvError):
+            collector.step(Cycling())
+        assert collector.env_steps == 2
+        assert collector.records == replay.count == 4  # the records that were acted on are stored
+        assert collector.now is None
+
+
+class Quiet:
+    def __init__(self):
+        self.count = 0
+
+    def add(self, env_ids, records, action, latent):
+        self.count += len(env_ids)
