@@ -62,7 +62,7 @@ def validate(cls: type[T], tree: Tree) -> T:
     Raises:
         ConfigError: unknown key or kind, wrong type or range; the message has the dotted key.
     """
-    _check_keys(cls, tree, (), leaves_of(cls))
+    _check_keys(cls, tree, (), cls)
     _check_finite(tree)
     try:
         return TypeAdapter(cls).validate_json(json.dumps(tree))
@@ -79,25 +79,31 @@ def leaves_of(cls: type[Any]) -> list[str]:
 
 
 def _check_keys(
-    cls: type[Any], tree: Any, path: tuple[str, ...], known: list[str], slot: Mapping[str, Any] = {}
+    cls: type[Any], tree: Tree, path: tuple[str, ...], root: type[Any], slot: Mapping[str, Any] | None = None
 ) -> None:
-    hints = typing.get_type_hints(cls, include_extras=True)
-    fields = {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+    """Walk the tree along the classes; `slot` is the registry that `cls` was chosen from."""
+    fields = _fields(cls)
     for key, value in tree.items():
         here = (*path, key)
         if key not in fields:
-            _refuse_key(here, value, list(fields), known, slot or {})
+            _refuse_key(here, value, list(fields), leaves_of(root), slot or {})
         registry, part = _registry(fields[key]), _dataclass(fields[key])
         if registry is not None:
             kind = _kind(here, value, registry)
             inner = {name: item for name, item in value.items() if name != "kind"}
-            _check_keys(registry[kind], inner, here, known, registry)
+            _check_keys(registry[kind], inner, here, root, registry)
         elif part is not None and isinstance(value, dict):
-            _check_keys(part, value, here, known)
-        elif part is not None:
-            below = [name.removeprefix(".".join(here) + ".") for name in known if name.startswith(".".join(here) + ".")]
+            _check_keys(part, value, here, root)
+        elif part is not None and not (value is None and type(None) in typing.get_args(fields[key])):
+            start = ".".join(here) + "."
+            below = [name.removeprefix(start) for name in leaves_of(root) if name.startswith(start)]
             hint = f"Set one of its keys: {', '.join(below[:8])}." if below else ""
             raise ConfigError(f"{'.'.join(here)} is {describe(value)}, but must be a mapping.", hint=hint)
+
+
+def _fields(cls: type[Any]) -> dict[str, Any]:
+    hints = typing.get_type_hints(cls, include_extras=True)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
 
 
 def _refuse_key(

@@ -43,14 +43,14 @@ class Learner:
         """
         latent = self.agent.world.dynamics.latent
         start = State(batch.start.deter, latent.unpack(batch.start.stoch))
-        noise = self.agent.update_noise(*batch.reward.shape, self.generator)
+        noise = self.agent.update_noise(batch.reward.shape[0], batch.reward.shape[1], self.generator)
         for param in self.params:
             param.grad = None
         with self.autocast():
             losses, states, metrics = self.agent.losses(batch._replace(start=start), noise)
             means = {name: loss.mean() for name, loss in losses.items()}
             total = torch.stack([self.scale(name) * mean for name, mean in means.items()]).sum()
-        total.backward()  # type: ignore[no-untyped-call]
+        total.backward()
         metrics |= self.optim.step()
         self.agent.behaviour.after_update()
         metrics |= {f"loss/{name.removeprefix('objective/')}": mean.detach() for name, mean in means.items()}

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from rich.console import Group
 from rich.live import Live
+from rich.text import Text
 
 from dreamer_cli.errors import DreamerError
 from dreamer_cli.live_text import Number
@@ -111,7 +112,8 @@ class TrainDisplay:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if error is None:
             done = self._step >= self._now.total
-            self.close("finished" if done else "stopped", ok=done)
+            asked = self._stop.requested if self._stop is not None else None
+            self.close("finished" if done else asked or "stopped", ok=done)
         elif isinstance(error, KeyboardInterrupt):
             self.close("interrupted", ok=False)
         else:
@@ -178,11 +180,11 @@ class TrainDisplay:
         if not total and key not in self._announced:
             # Once for each: a log is for reading later, and every save tells of its end anyway.
             self._announced.add(key)
-            self._reporter.note(_line({"phase": key}))
+            self._say(_line({"phase": key}))
         late = self._clock() - self._phase_said_at >= LINE_SECONDS
         if total and late and done - self._phase_said >= LINE_FRACTION * total:
             self._phase_said_at, self._phase_said = self._clock(), done
-            self._reporter.note(_line({key: f"{done}/{total}"}))
+            self._say(_line({key: f"{done}/{total}"}))
 
     @contextmanager
     def during(self, name: str, total: int = 0) -> Iterator[Callable[[int], None]]:
@@ -273,10 +275,11 @@ class TrainDisplay:
             wait_s = max(DRAW_SECONDS, (time.thread_time() - began) / DRAW_SHARE)
 
     def _say(self, line: str) -> None:
-        if self.live:
-            self._reporter.log(line)
-        else:
-            self._reporter.note(line)
+        """A line for the log and, where no display is drawn, for the user."""
+        self._reporter.log(line)
+        if not self.live and not self._reporter.quiet:
+            stamp = datetime.now().isoformat(timespec="seconds")
+            self._reporter.say(Text(printable(f"{stamp} {line}")))
 
     def _fields(self) -> dict[str, object]:
         now = self.snapshot()
@@ -338,10 +341,9 @@ def _merge_neighbours(points: Sequence[tuple[int, Number]]) -> list[tuple[int, N
 
 
 def _line(fields: Mapping[str, object]) -> str:
-    """`time key=value ...`; a value with a space in it is quoted, so that the line can be taken apart again."""
-    stamp = datetime.now().isoformat(timespec="seconds")
+    """`key=value ...`; a value with a space in it is quoted, so that the line can be taken apart again."""
     pairs = []
     for key, value in fields.items():
         text = show_number(value) if not isinstance(value, float) or math.isfinite(value) else "nan"
         pairs.append(f"{key}={text!r}" if any(c.isspace() for c in text) else f"{key}={text}")
-    return f"{stamp} {' '.join(pairs)}"
+    return " ".join(pairs)

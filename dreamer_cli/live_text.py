@@ -17,7 +17,7 @@ HUGE = 1e150  # beyond it, sums and differences would overflow
 BLOCKS = " ▁▂▃▄▅▆▇█"
 
 # For terminals that cannot show the rest of Unicode: one character for one.
-ASCII = str.maketrans("━─╸█▓▒░▚▞▖▗▁▂▃▄▅▆▇·±…●✓✗", "=-=#%*.&$,;_.--==#-~~o+x")
+ASCII = str.maketrans("━─╸█▓▒░▚▞▖▗▁▂▃▄▅▆▇·±…●✓■", "=-=#%*.&$,;_.--==#-~~o+x")
 
 Number = float | int  # for those who check types at run time: an int is no float there
 

@@ -349,7 +349,7 @@ def _saved(now: Snapshot, inner: int) -> Text:
 
 def _status(now: Snapshot, inner: int) -> Text:
     if now.status:
-        mark = Text.assemble(("✓ " if now.ok else "✗ ", GOOD if now.ok else WARN), now.status)
+        mark = Text.assemble(("✓ " if now.ok else "■ ", GOOD if now.ok else WARN), now.status)
         return Text.assemble(mark, (f" after {duration(now.elapsed_s)}", FAINT))
     phase = now.phase
     words = Text.assemble(("● ", WARN if now.stopping else GOOD), phase.name)

@@ -79,7 +79,6 @@ class MetricsLog:
         self._clock = clock
         self._sinks = list(sinks)
         self._means = _Means()
-        self._last = (step or 0, None if step else 0)  # step and updates of the last record, as far as known
         self._metrics = _LineFile(run_dir / METRICS_FILE)
         self._episodes = _LineFile(run_dir / EPISODES_FILE, header=HEADER)
 
@@ -97,14 +96,12 @@ class MetricsLog:
         """Write one record: the means since the last one, and `values` as they are.
 
         Returns:
-            The record, as it was written: plain numbers, and None where one was not finite. Memory is added and,
-            if `values` has the `wall_seconds` since the last record, the speeds.
+            The record, as it was written: plain numbers, and None where one was not finite. Memory is added.
         """
         means, counts = self._means.take()
         if "episode/return" in counts:
             means["episode/count"] = counts["episode/return"]
         values = {**means, **(values or {}), **memory_bytes()}
-        values |= self._speeds(step, updates, values.get("wall_seconds"))
         record: Record = {"time": round(self._clock(), 3), "step": step, "updates": updates, "episodes": episodes}
         record.update((name, plain_number(value)) for name, value in values.items())
         self._metrics.append(json.dumps(record, allow_nan=False))
@@ -115,16 +112,6 @@ class MetricsLog:
                 warnings.warn(f"{type(sink).__name__} failed and is switched off: {err}", RuntimeWarning, stacklevel=2)
                 self._sinks.remove(sink)
         return record
-
-    def _speeds(self, step: int, updates: int, wall_s: float | int | None) -> Record:
-        """Metrics of speed since the last record; none if nobody measured the time."""
-        (last_step, last_updates), self._last = self._last, (step, updates)
-        if not wall_s:
-            return {}
-        speeds = {"env_steps_per_second": (step - last_step) / wall_s}
-        if last_updates is not None:
-            speeds["updates_per_second"] = (updates - last_updates) / wall_s
-        return speeds
 
     def state(self) -> Record:
         """The means under way, as a JSON tree: with it, a continued run writes the records of one never stopped."""

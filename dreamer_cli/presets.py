@@ -44,10 +44,8 @@ class Preset:
         """What sort it is; a file that does not say is what it extends."""
         if self.name == "base":
             return "base"
-        kind = self.about.get("kind")
-        if kind is None:
-            parent = self.parent()
-            kind = parent.kind if parent is not None and parent.kind != "base" else "overlay"
+        stated = (preset.about["kind"] for preset in reversed(self.chain()) if "kind" in preset.about)
+        kind = next(stated, "overlay")
         if kind not in KINDS:
             raise ConfigError(f"{self.path}: about.kind is {kind!r}.", hint=f"Known: {', '.join(KINDS)}.")
         return str(kind)
@@ -106,6 +104,7 @@ class Merged:
         merge(self.tree, self.origins, overlay, origin)
 
 
+@cache
 def directory() -> Path:
     """Where the presets are: beside the package in a checkout, else inside it, where the wheel puts them.
 

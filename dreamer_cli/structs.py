@@ -65,9 +65,13 @@ class Batch(NamedTuple):
             return x.to(device, non_blocking=True)
 
         return Batch(
-            {key: move(x) for key, x in self.obs.items()},
-            *(move(x) for x in self[1:6]),
-            State(*(move(x) for x in self.start)),
+            obs={key: move(x) for key, x in self.obs.items()},
+            action=move(self.action),
+            reward=move(self.reward),
+            is_first=move(self.is_first),
+            is_last=move(self.is_last),
+            is_terminal=move(self.is_terminal),
+            start=State(*(move(x) for x in self.start)),
         )
 
 

@@ -9,10 +9,15 @@ import pytest
 import torch
 
 
-@pytest.fixture(scope="session")
-def reference() -> dict:
+def load_reference() -> dict:
     """Known answers, computed with independent float64 code (see `tests/fixtures/README.md`)."""
     return json.loads((Path(__file__).parent / "fixtures" / "reference.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def reference() -> dict:
+    """The same, read once."""
+    return load_reference()
 
 
 class Precision(NamedTuple):

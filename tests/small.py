@@ -3,11 +3,14 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from dreamer_cli.agent import Agent, UpdateNoise
 from dreamer_cli.behaviour.actor_critic import BehaviourConfig
+from dreamer_cli.errors import ConfigError
 from dreamer_cli.learner import Learner
 from dreamer_cli.optim.laprop import LaPropConfig
 from dreamer_cli.spaces import ActionPart, EnvSpec, ObsSpec
@@ -105,7 +108,17 @@ def make_batch(
 
 def unpacked(agent: Agent, batch: Batch) -> Batch:
     """The batch as `Agent.losses` takes it: the start's guess as one-hots."""
-    return batch._replace(start=State(batch.start.deter, agent.world.dynamics.latent.unpack(batch.start.stoch)))
+    stoch = agent.world.dynamics.latent.unpack(batch.start.stoch).to(batch.start.deter.dtype)
+    return batch._replace(start=State(batch.start.deter, stoch))
+
+
+def refused(cls: type, **settings: Any) -> ConfigError:
+    """The error for the user that is inside pydantic's when a part refuses its settings."""
+    with pytest.raises(ValidationError) as caught:
+        cls(**settings)
+    error = caught.value.errors()[0]["ctx"]["error"]
+    assert isinstance(error, ConfigError)
+    return error
 
 
 def make_noise(agent: Agent, batch: Batch, seed: int = 0) -> UpdateNoise:

@@ -74,7 +74,7 @@ def by_hand(length, ends, rounds):
     return stored
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     length=st.integers(1, 5),
     ends=st.sampled_from(["terminated", "truncated", "both"]),

@@ -294,9 +294,13 @@ def test_a_terminal_that_went_away_does_not_hide_why_training_stopped(monkeypatc
     def hang_up(text: str) -> int:
         raise OSError(5, "Input/output error")
 
-    with pytest.raises(DivergedError), TrainDisplay(Reporter(stream=stream), "A-v0", total=10):
-        stream.write = hang_up
-        raise DivergedError("loss is NaN")
+    def train() -> None:
+        with TrainDisplay(Reporter(stream=stream), "A-v0", total=10):
+            stream.write = hang_up
+            raise DivergedError("loss is NaN")
+
+    with pytest.raises(DivergedError):
+        train()
 
 
 def test_an_error_is_what_the_last_frame_says():
@@ -308,8 +312,11 @@ def test_an_error_is_what_the_last_frame_says():
 
 def test_a_stop_under_way_is_shown():
     stop = StopSignal(max_time_s=0)
-    display, _, _ = plain_display(stop=stop)
+    display, stream, _ = plain_display(stop=stop)
     assert display.snapshot().stopping == "--max-time"
+    with display:
+        pass
+    assert stream.getvalue().rstrip().endswith("status=preempted")
 
 
 def test_the_time_left_is_that_of_the_recent_pace():

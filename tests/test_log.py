@@ -39,16 +39,6 @@ def test_a_record_holds_the_means_since_the_last_one(tmp_path):
     assert "kl" not in second
 
 
-def test_speeds_are_those_since_the_last_record(tmp_path):
-    with MetricsLog(tmp_path) as log:
-        first = log.write(100, 10, 0, {"wall_seconds": 10.0})
-        second = log.write(300, 40, 0, {"wall_seconds": 10.0})
-    with MetricsLog(tmp_path, step=300) as log:
-        third = log.write(400, 50, 0, {"wall_seconds": 10.0})
-    assert [record["env_steps_per_second"] for record in (first, second, third)] == [10, 20, 10]
-    assert [record.get("updates_per_second") for record in (first, second, third)] == [1, 3, None]
-
-
 def test_tensors_that_the_next_update_overwrites_are_counted_as_they_were(tmp_path):
     shared = torch.tensor(1.0)  # as a CUDA graph's output
     with MetricsLog(tmp_path) as log:

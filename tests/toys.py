@@ -13,7 +13,8 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from dreamer_cli.envs.make import EnvConfig
+from dreamer_cli.envs.make import EnvConfig, make_env
+from dreamer_cli.envs.pool import Workers
 
 
 def toy(name: str) -> str:
@@ -230,6 +231,15 @@ class Slow(Toy):
     def reward(self, action: Any) -> float:
         time.sleep(0.003)
         return 1.0
+
+
+def train_until_killed(writer: Any) -> None:
+    """Run in a process that will be killed: starts a worker, tells its process id, and lets it hang."""
+    cfg = toy_config("Faulty", fault="hangs", at=1)
+    workers = Workers(cfg, None, 1, make_env(cfg).spec_dreamer)
+    workers.reset(np.array([0]), [0], lambda: None)
+    writer.send(workers.processes[0].pid)
+    workers.step(lambda: None)
 
 
 def made_by_a_function(length: int = 4) -> gymnasium.Env:

@@ -59,11 +59,16 @@ def presets_show(
     return command.show_preset(name, session.report)
 
 
-def envs_list(session: Session) -> Result:
+def envs_list(
+    session: Session,
+    pattern: Annotated[
+        str | None, typer.Argument(metavar="PATTERN", help="Part of an id, or a glob such as '*pong*'.")
+    ] = None,
+) -> Result:
     """List environments that can be trained on here."""
     from dreamer_cli.commands import envs as command
 
-    return command.list_envs(session.report)
+    return command.list_envs(session.report, pattern)
 
 
 def envs_check(

@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from dreamer_cli.spaces import EnvSpec
 from dreamer_cli.structs import Batch, State
 from dreamer_cli.table import table
 
-# Enough of a batch to time it, little enough not to be waited for: a GPU hides the width of a batch, a CPU does not.
-TRIAL = {"cpu": (2, 8), "cuda": (16, 8)}
+# A small batch is timed first. Only where that is quick is a larger one tried, which says more: nobody should have
+# to wait for the answer that it will take long.
+QUICK_S = 0.3
 
 
 def random_batch(agent: Agent, batch: int, length: int) -> Batch:
@@ -38,22 +40,23 @@ def measure(cfg: Config, spec: EnvSpec, device: torch.device) -> tuple[float, fl
     """Seconds of an update and of a policy step, tried on an agent of its own. Rough: a small batch is scaled up."""
     agent = build_agent(cfg, spec, device)
     learner = build_learner(cfg, agent)
-    full = (cfg.replay.batch_size, cfg.replay.batch_length)
-    trial = tuple(min(a, b) for a, b in zip(full, TRIAL.get(device.type, TRIAL["cpu"]), strict=True))
-    batch = random_batch(agent, *trial)
+    size, length = cfg.replay.batch_size, cfg.replay.batch_length
+    update_s = 0.0
+    for trial in dict.fromkeys([(min(size, 2), min(length, 8)), (size, min(length, 8)), (size, length)]):
+        batch = random_batch(agent, *trial)
+        trial_s = _seconds(partial(learner.update, batch), device)
+        update_s = trial_s * (size * length) / (trial[0] * trial[1])
+        if trial_s > QUICK_S:
+            break
     carry = agent.initial(cfg.run.num_envs)
     now = random_batch(agent, cfg.run.num_envs, 1)
     obs = {key: value[:, 0] for key, value in now.obs.items()}
-
-    def update() -> None:
-        learner.update(batch)
 
     @torch.no_grad()
     def act() -> None:
         agent.policy(obs, now.is_first[:, 0], carry, agent.noise(cfg.run.num_envs))
 
-    share = (full[0] * full[1]) / (trial[0] * trial[1])
-    return _seconds(update, device) * share, _seconds(act, device)
+    return update_s, _seconds(act, device)
 
 
 def _seconds(call: Any, device: torch.device) -> float:

@@ -11,7 +11,7 @@ def list_presets(reporter: Reporter | None = None) -> Result:
     """All presets by kind, with the parameters that were counted for vectors and for pixels."""
     found = records()
     wide = max(len(record["name"]) for record in found)
-    lines = []
+    lines = [f"{'NAME':<{wide}}  {'KIND':<9}  {'VECTOR':>6} {'PIXELS':>6}  parameters, and what it is"]
     for record in found:
         counted = record["parameters"]
         size = f"{format_count(counted['vector']):>6} {format_count(counted['pixels']):>6}" if counted else " " * 13

@@ -23,7 +23,7 @@ from dreamer_cli.commands.plan import estimate
 from dreamer_cli.config import Config, Resolved, load_config, resolve, to_yaml
 from dreamer_cli.envs.make import make_env
 from dreamer_cli.errors import StateError, UsageError
-from dreamer_cli.files import write_atomic
+from dreamer_cli.files import disk_error, write_atomic
 from dreamer_cli.findrun import find_checkpoint, register, runs_root
 from dreamer_cli.registry import to_tree
 from dreamer_cli.report import Reporter
@@ -90,11 +90,14 @@ class Start:
     @cached_property
     def run(self) -> RunDir:
         """The run's directory; a new one is made the first time that this is asked."""
-        if self.path is None:
-            assert self.cfg.env.id is not None
-            name = self.request.name or (self.presets[0] if self.presets else "run")
-            return new_run_dir(self.root, self.cfg.env.id, name, self.cfg.run.seed)
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            if self.path is None:
+                assert self.cfg.env.id is not None
+                name = self.request.name or (self.presets[0] if self.presets else "run")
+                return new_run_dir(self.root, self.cfg.env.id, name, self.cfg.run.seed)
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise disk_error(error, self.path or self.root) from error
         return RunDir(self.path)
 
     @cached_property

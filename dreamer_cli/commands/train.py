@@ -1,12 +1,15 @@
 """Train an agent: collect, learn, evaluate, save. The story of a run; the steps are in `training.py`."""
 
+import contextlib
 import shlex
 from pathlib import Path
+from typing import Any
 
 from dreamer_cli.commands.plan import plan
 from dreamer_cli.commands.start import Start, open_run
 from dreamer_cli.commands.training import Training
 from dreamer_cli.errors import DreamerError, Interrupted, Preempted
+from dreamer_cli.log import warnings_to
 from dreamer_cli.report import Reporter, Result
 from dreamer_cli.requests import TrainRequest
 from dreamer_cli.stop import StopSignal
@@ -22,38 +25,43 @@ def train(request: TrainRequest, reporter: Reporter) -> Result:
         start = open_run(request, reporter)
         if request.plan:
             return plan(start)
-        with start.claim(reporter) as run:
+        with start.claim(reporter) as run, warnings_to(reporter.detail):
             start.warn_if_long(reporter)
             try:
                 outcome = loop(start, reporter, stop)
-            except BaseException as error:
-                code = error.exit_code if isinstance(error, DreamerError) else 1
-                status = {7: "diverged", 75: "preempted", 130: "interrupted"}.get(code, "failed")
-                run.update(status=status, exit_code=code)
+            except BaseException as raised:
+                run.update(**_ending(raised))
                 raise
-            error = outcome.error
-            status = {None: "finished", 75: "preempted", 130: "interrupted"}[error.exit_code if error else None]
-            run.update(status=status, exit_code=error.exit_code if error else 0)
+            run.update(**_ending(outcome.error))
             return outcome
+
+
+def _ending(error: BaseException | None) -> dict[str, Any]:
+    """What run.json says of how a run ended."""
+    code = 0 if error is None else error.exit_code if isinstance(error, DreamerError) else 1
+    status = {0: "finished", 7: "diverged", 75: "preempted", 130: "interrupted"}.get(code, "failed")
+    return {"status": status, "exit_code": code}
 
 
 def loop(start: Start, reporter: Reporter, stop: StopSignal) -> Result:
     """The algorithm: collect a little, learn what is owed, and now and then evaluate, film and save."""
     with Training(start, reporter, stop) as run:
-        while run.env_steps < run.cfg.run.steps and not stop.requested:
-            run.collect()
-            for _ in range(run.updates_due()):
-                run.update()
-                if stop.requested:
-                    break
-            if run.due("log"):
-                run.write_metrics()
-            if run.due("eval"):
-                run.evaluate()
-            if run.due("dream"):
-                run.film_dream()
-            if run.due("save"):
-                run.save()
+        # A stop while environments or an evaluation keep us waiting; what was collected until then is whole.
+        with contextlib.suppress(Preempted, Interrupted):
+            while run.env_steps < run.cfg.run.steps and not stop.requested:
+                run.collect()
+                for _ in range(run.updates_due()):
+                    run.update()
+                    if stop.requested:
+                        break
+                if run.due("log"):
+                    run.write_metrics()
+                if run.due("eval"):
+                    run.evaluate()
+                if run.due("dream"):
+                    run.film_dream()
+                if run.due("save"):
+                    run.save()
         run.finish()
         error = stopped(start.run.path, stop) if run.env_steps < run.cfg.run.steps else None
         return Result(

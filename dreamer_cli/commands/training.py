@@ -314,7 +314,7 @@ class Training:
         self.driver.generator.set_state(optimizer["acting"])
         for warning in self.replay.load(self.run.replay, loaded.tensors[LATENTS], loaded.trees[REPLAY]):
             self.reporter.warn(warning)
-        self.replay.prune(self.run.replay, self.checkpoints.trees(REPLAY))
+        self.replay.prune(self.run.replay, self.checkpoints.trees(REPLAY, up_to=loaded.step))
         state = loaded.trees[STATE]
         self.updates = state["updates"]
         self.ratio.load(state["ratio"])

@@ -177,8 +177,8 @@ def _unknown(env_id: str) -> EnvError:
         meant = " or ".join(sorted(versions, key=lambda known: known.rpartition("-v")[2], reverse=True))
         return EnvError(f"{env_id} is no version of {stem} that is installed.", hint=f"Did you mean {meant}?")
     # Compared without case and namespace, so that `cartpole` and `Pong-v5` find CartPole-v1 and ALE/Pong-v5.
-    names = {known.lower(): known for known in gymnasium.registry}
-    names |= {known.rpartition("/")[2].lower(): known for known in gymnasium.registry if "/" in known}
+    names = {known.rpartition("/")[2].lower(): known for known in gymnasium.registry if "/" in known}
+    names |= {known.lower(): known for known in gymnasium.registry}
     close = difflib.get_close_matches(env_id.lower(), names, n=1)
     did_you_mean = f"Did you mean {names[close[0]]!r}? " if close else ""
     return EnvError(

@@ -35,8 +35,8 @@ class Pool(Protocol):
     def step(self, check_stop: Callable[[], None]) -> None:
         """Apply the board's actions."""
 
-    def frames(self, check_stop: Callable[[], None]) -> list[np.ndarray | None]:
-        """A picture of each."""
+    def frames(self, rows: Sequence[int], check_stop: Callable[[], None]) -> list[np.ndarray | None]:
+        """A picture of some."""
 
     def close(self) -> None:
         """End them."""
@@ -59,9 +59,9 @@ class Local:
         for env in self.envs:
             step_row(env, self.board)
 
-    def frames(self, check_stop: Callable[[], None]) -> list[np.ndarray | None]:
-        """A picture of each."""
-        return [env.frame() for env in self.envs]
+    def frames(self, rows: Sequence[int], check_stop: Callable[[], None]) -> list[np.ndarray | None]:
+        """A picture of some."""
+        return [self.envs[row].frame() for row in rows]
 
     def close(self) -> None:
         """End them."""
@@ -107,17 +107,16 @@ class Workers:
 
     def step(self, check_stop: Callable[[], None]) -> None:
         """Apply the board's actions."""
-        self._ask_all("step", check_stop)
+        self._ask(range(len(self.pipes)), "step", check_stop)
 
-    def frames(self, check_stop: Callable[[], None]) -> list[np.ndarray | None]:
-        """A picture of each."""
-        return self._ask_all("frame", check_stop)
+    def frames(self, rows: Sequence[int], check_stop: Callable[[], None]) -> list[np.ndarray | None]:
+        """A picture of some."""
+        return self._ask(rows, "frame", check_stop)
 
-    def _ask_all(self, command: str, check_stop: Callable[[], None]) -> list[Any]:
-        everyone = range(len(self.pipes))
-        for number in everyone:
+    def _ask(self, rows: Sequence[int], command: str, check_stop: Callable[[], None]) -> list[Any]:
+        for number in rows:
             self._send(number, command, None)
-        return self._collect(everyone, check_stop)
+        return self._collect(rows, check_stop)
 
     def _send(self, number: int, command: str, argument: Any) -> None:
         # A dead worker is found when its answer is awaited, where the reason is looked up.
@@ -166,9 +165,8 @@ class Workers:
     def close(self) -> None:
         """Ask, wait two seconds, then kill; join all of them, so that none is left."""
         atexit.unregister(self.close)
-        for number, process in enumerate(self.processes):
-            if process.is_alive():
-                self._send(number, "close", None)
+        for number in range(len(self.pipes)):
+            self._send(number, "close", None)
         patient_until = time.monotonic() + CLOSE_S
         for process in self.processes:
             process.join(max(0.0, patient_until - time.monotonic()))

@@ -5,7 +5,7 @@ is returned as it is, and every episode begins with an explicit, seeded reset.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -113,9 +113,10 @@ class VectorEnv:
         self._ended = records.is_last.copy()
         return records
 
-    def render(self) -> list[np.ndarray] | None:
-        """A picture of each environment, uint8 (rows, columns, 3), or None if there is nothing to see."""
-        frames = self._run(lambda: self._pool.frames(self.check_stop))
+    def render(self, envs: Sequence[int] | None = None) -> list[np.ndarray] | None:
+        """A picture of some environments (all if None), uint8 (rows, columns, 3); None if there is nothing to see."""
+        numbers = range(self.num_envs) if envs is None else envs
+        frames = self._run(lambda: self._pool.frames(numbers, self.check_stop))
         return None if any(frame is None for frame in frames) else frames
 
     def close(self) -> None:

@@ -154,7 +154,8 @@ def _become_worker() -> None:
     # to finish its step and save; it ends its workers itself, with SIGKILL where asking does not help.
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"):
         if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+            # A handler, not SIG_IGN, which the programs that some environments start would inherit.
+            signal.signal(getattr(signal, name), lambda number, frame: None)
     # Forked workers inherit one state of numpy's global generator; environments that still use it would all play alike.
     np.random.seed()  # noqa: NPY002
     os.dup2(2, 1)

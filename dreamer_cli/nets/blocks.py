@@ -68,7 +68,7 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """... width → the same shape and dtype."""
         full = full_precision(x)
-        # One dot product per row: two thirds of the time of F.rms_norm's chain of operations on the CPU.
+        # One dot product per row; F.rms_norm squares, averages and scales in passes of their own on the CPU.
         root = torch.rsqrt(torch.linalg.vecdot(full, full).unsqueeze(-1) / x.shape[-1] + self.eps)
         return (full * root * self.scale).to(x.dtype)
 

@@ -14,6 +14,10 @@ class PercentileScale(nn.Module):
     Source: Dreamer V3, Eqs. 12 and 13.
     """
 
+    low: Tensor
+    high: Tensor
+    at: Tensor
+
     def __init__(self, cfg: "PercentileConfig") -> None:
         super().__init__()
         self.cfg = cfg

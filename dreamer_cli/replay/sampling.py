@@ -85,8 +85,8 @@ class ItemSampler:
             if start >= self.oldest[env]:
                 chosen.append((env, start))
         fresh = np.array(chosen, np.int64).reshape(-1, 2)
-        env, start = self.uniform(number - len(chosen), self.generator)
-        return np.concatenate([fresh[:, 0], env]), np.concatenate([fresh[:, 1], start])
+        envs, starts = self.uniform(number - len(chosen), self.generator)
+        return np.concatenate([fresh[:, 0], envs]), np.concatenate([fresh[:, 1], starts])
 
     def uniform(
         self, number: int, generator: np.random.Generator

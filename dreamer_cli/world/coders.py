@@ -6,6 +6,7 @@ categorical entries are joined and share one MLP.
 
 import math
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -85,7 +86,7 @@ class Pyramid:
         if not stages or max(self.small) > 16:
             raise ConfigError(
                 f"Images of {self.size[0]}x{self.size[1]} do not fit {len(cfg.mults)} stages of halving.",
-                hint="Set --image-size 64x64, or world.encoder.mults and world.objective.decoder.mults to other lengths.",
+                hint="Set --image-size 64x64, or lengthen world.encoder.mults and world.objective.decoder.mults.",
             )
 
 
@@ -97,7 +98,7 @@ class ImageEncoder(nn.Module):
         self.keys = list(specs)
         self.pyramid = Pyramid(specs, cfg)
         widths = [self.pyramid.channels, *self.pyramid.widths]
-        self.convs = nn.ModuleList(Conv(a, b, cfg.kernel) for a, b in zip(widths, widths[1:], strict=False))
+        self.convs = nn.ModuleList(Conv(a, b, cfg.kernel) for a, b in pairwise(widths))
         self.norms = nn.ModuleList(ChannelNorm(width) for width in widths[1:])
         self.size = widths[-1] * math.prod(self.pyramid.small)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -105,7 +106,7 @@ class ImageEncoder(nn.Module):
     def forward(self, obs: dict[str, Tensor]) -> Tensor:
         """uint8 N C Y X of each key → N E."""
         x = torch.cat([obs[key] for key in self.keys], 1)
-        x = x.to(self.norms[0].scale.dtype, memory_format=torch.channels_last) / 255 - 0.5
+        x = x.to(next(self.parameters()).dtype, memory_format=torch.channels_last) / 255 - 0.5
         x = F.pad(x, self.pyramid.padding)
         for conv, norm in zip(self.convs, self.norms, strict=True):
             x = F.silu(norm(F.max_pool2d(conv(x), 2)))
@@ -123,7 +124,7 @@ class VectorEncoder(nn.Module):
 
     def forward(self, obs: dict[str, Tensor]) -> Tensor:
         """N n of each key → N E."""
-        dtype = self.net[0].norm.scale.dtype
+        dtype = next(self.parameters()).dtype
         parts = [
             one_hot(obs[key], spec.classes).to(dtype) if spec.classes else symlog(obs[key].to(dtype))
             for key, spec in self.specs.items()
@@ -169,7 +170,7 @@ class ImageDecoder(nn.Module):
         self.from_stoch = nn.Sequential(Layer(stoch, 2 * cfg.units), Linear(2 * cfg.units, area * width))
         self.join = ChannelNorm(width)
         widths = self.pyramid.widths[::-1]
-        self.ups = nn.ModuleList(UpConv(a, b, cfg.kernel) for a, b in zip(widths, widths[1:], strict=False))
+        self.ups = nn.ModuleList(UpConv(a, b, cfg.kernel) for a, b in pairwise(widths))
         self.norms = nn.ModuleList(ChannelNorm(width) for width in widths[1:])
         self.out = UpConv(widths[-1], self.pyramid.channels, cfg.kernel)
 

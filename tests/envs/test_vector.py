@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import replace
 
@@ -10,10 +12,11 @@ import numpy as np
 import pytest
 
 from dreamer_cli.envs import pool
-from dreamer_cli.envs.make import EnvConfig
+from dreamer_cli.envs.make import EnvConfig, make_env
 from dreamer_cli.envs.vector import VectorEnv, episode_seed
+from dreamer_cli.envs.wrappers import seconds_per_step
 from dreamer_cli.errors import DivergedError, EnvError, Preempted
-from tests.toys import toy_config
+from tests.toys import toy_config, train_until_killed
 
 
 def actions(choices):
@@ -114,15 +117,17 @@ def test_episodes_depend_on_seed_environment_and_number_alone():
 
 def test_auto_measures(monkeypatch):
     monkeypatch.setattr("dreamer_cli.envs.vector.cores", lambda: 2)
-    with VectorEnv(toy_config("Toy"), 2, 0) as envs:
-        assert envs.vec == "sync"
-        assert envs.step_s < 1e-3
+    assert seconds_per_step(make_env(toy_config("Toy"))) < seconds_per_step(make_env(toy_config("Slow")))
     with VectorEnv(toy_config("Slow"), 2, 0) as envs:
         assert envs.vec == "async"
         assert envs.step_s > 3e-3
     with VectorEnv(toy_config("Slow"), 1, 0) as envs:
         assert envs.vec == "sync"
     with VectorEnv(replace(toy_config("Slow"), vec="sync"), 2, 0) as envs:
+        assert envs.vec == "sync"
+    # A fixed number, because other processes slow this one down.
+    monkeypatch.setattr("dreamer_cli.envs.vector.seconds_per_step", lambda env: 0.9e-3)
+    with VectorEnv(toy_config("Toy"), 2, 0) as envs:
         assert envs.vec == "sync"
 
 
@@ -134,6 +139,7 @@ def test_pictures(vec):
         frames = envs.render()
         assert [frame.shape for frame in frames] == [(30, 200, 3)] * 2
         assert frames[1][0, 0].tolist() == [255, 10, 0]
+        assert len(envs.render([1])) == 1
     with VectorEnv(toy_config("Toy"), 1, 0, vec, "rgb_array") as envs:
         envs.reset()
         assert envs.render() is None
@@ -259,7 +265,7 @@ def test_workers_do_not_outlive_a_killed_trainer(tmp_path):
     """A trainer that has no chance to clean up, while its worker hangs."""
     context = pool.start_context()
     reader, writer = context.Pipe(duplex=False)
-    trainer = context.Process(target=_train_until_killed, args=(writer,))
+    trainer = context.Process(target=train_until_killed, args=(writer,))
     trainer.start()
     worker = reader.recv()
     trainer.kill()
@@ -268,13 +274,6 @@ def test_workers_do_not_outlive_a_killed_trainer(tmp_path):
     while _alive(worker) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not _alive(worker)
-
-
-def _train_until_killed(writer):
-    envs = VectorEnv(toy_config("Faulty", fault="hangs", at=1), 1, 0, "async")
-    envs.reset()
-    writer.send(envs._pool.processes[0].pid)
-    envs.step(actions([0]))
 
 
 def _alive(pid):
@@ -288,3 +287,10 @@ def _alive(pid):
 def assert_gone():
     """No worker is left, not even as a zombie."""
     assert not [child for child in multiprocessing.active_children() if child.name.startswith("env-")]
+
+
+def test_workers_do_without_torch():
+    """A worker that imports torch takes seconds and hundreds of megabytes; there may be sixteen of them."""
+    code = "import sys, dreamer_cli.envs.worker; print([m for m in sys.modules if m in ('torch', 'rich', 'typer')])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

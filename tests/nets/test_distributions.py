@@ -75,7 +75,7 @@ def test_unimix_bounds_log_probabilities():
 @pytest.mark.parametrize(("suffix", "unimix"), [("", 0.0), ("_unimix", 0.01)])
 def test_official_discrete_policy(precision, suffix, unimix):
     t = golden.trace()
-    logits = t["extra/actor_logits"].to(precision.dtype).requires_grad_()
+    logits = t["extra/actor_logits"].to(precision.dtype, copy=True).requires_grad_()
     dist = OneHot(logits, unimix)
     action = torch.nn.functional.one_hot(t["extra/action"].long(), 4).to(precision.dtype)
     log_prob = dist.log_prob(action)
@@ -162,7 +162,7 @@ def test_two_hot_learns_numbers_of_any_size(bins):
     probs[range(5), above] += weight
     logits = torch.log(probs + 1e-300).requires_grad_()
     dist = TwoHot(logits, grid)
-    near(dist.mean, target, 1e-9)
+    near(dist.mean, target, 1e-7)
     dist.loss(target).sum().backward()
     near(logits.grad, torch.zeros(5, bins), 1e-9)
 
