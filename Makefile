@@ -51,5 +51,8 @@ extended: setup-dev  ## crash tests, suites, long round trips (under 25 minutes)
 slow: setup-dev  ## learning and soak tests, by hand (hours)
 	$(BIN)/python -m pytest -m slow
 
+docs: setup-dev  ## write the pages of docs/reference/ that come from the code
+	$(BIN)/python docs/generate.py
+
 clean:  ## remove .venv and caches
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

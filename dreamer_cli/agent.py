@@ -41,6 +41,7 @@ class Agent(nn.Module):
         self.world = WorldModel(world, spec, behaviour.cont_scale)
         self.behaviour = ActorCritic(behaviour, self.world.dynamics.feat_size, spec.action)
         self.discrete = [bool(part.classes) for part in spec.action for _ in range(part.width)]
+        self.register_buffer("is_discrete", torch.tensor(self.discrete), persistent=False)
 
     # ── acting ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -64,8 +65,7 @@ class Agent(nn.Module):
         normal = torch.empty(shape, dtype=like.dtype, device=like.device).normal_(generator=generator)
         if not any(self.discrete):
             return normal
-        discrete = torch.tensor(self.discrete, device=like.device)
-        return torch.where(discrete, gumbel(shape, like, generator), normal)
+        return torch.where(self.get_buffer("is_discrete"), gumbel(shape, like, generator), normal)
 
     def policy(
         self, obs: dict[str, Tensor], is_first: Bool[Tensor, " B"], carry: Carry, noise: Noise, mode: Mode = "sample"

@@ -97,8 +97,8 @@ class Curves:
             self._line(draw, i, model[border:length], border, DREAM, 1.8)
             self._line(draw, i, model[: border + 1], 0, CONTEXT, 1.8)
         chart = chart.resize(self.size, Image.Resampling.BOX)
-        if length < dream.moments and width - self._x(length) > font(11).getlength("over") + 4:
-            text(chart, (width - 4, height - 8), "over", MUTED, 11, "rm")
+        if length < dream.moments and width - self._x(length) > font(11).getlength("ended") + 4:
+            text(chart, (width - 4, height - 8), "ended", MUTED, 11, "rm")
         return chart
 
     def _line(

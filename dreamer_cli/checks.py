@@ -43,6 +43,7 @@ WANTED = {
     "literal_error": "{expected}",
 }
 MOST_SUGGESTIONS = 4
+_FIELDS: dict[type[Any], dict[str, Any]] = {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,8 +103,11 @@ def _check_keys(
 
 
 def _fields(cls: type[Any]) -> dict[str, Any]:
-    hints = typing.get_type_hints(cls, include_extras=True)
-    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+    """Names and types; kept, since reading them is most of what a check costs."""
+    if cls not in _FIELDS:
+        hints = typing.get_type_hints(cls, include_extras=True)
+        _FIELDS[cls] = {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+    return _FIELDS[cls]
 
 
 def _refuse_key(
@@ -113,11 +117,12 @@ def _refuse_key(
     typed = next(leaves({key: value}))[0].split(".") if isinstance(value, dict) else [key]
     # `lr` at the root, or `core.units`: keys that end alike and hold the typed parts in order.
     elsewhere = [name for name in known if name.endswith(typed[-1]) and _holds(name.split("."), typed)]
-    meant = [*nearest(key, fields), *elsewhere]
+    near = nearest(key, fields)
+    meant = near + elsewhere if len(near + elsewhere) <= MOST_SUGGESTIONS else near
     owners = [kind for kind, member in slot.items() if key in {field.name for field in dataclasses.fields(member)}]
     if owners:
         hint = f"{key!r} belongs to the kind {' or '.join(map(repr, owners))}. "
-    elif 0 < len(meant) <= MOST_SUGGESTIONS:
+    elif meant:
         hint = f"Did you mean {' or '.join(map(repr, meant))}? "
     else:
         hint = ""
@@ -191,6 +196,10 @@ def _explain(found: list[_Wrong], tree: Tree) -> ConfigError:
         # Errors of whole parts name the settings themselves; those of single values may not.
         named = inner.what.startswith(dotted) or not path
         return ConfigError(inner.what if named else f"{dotted}: {inner.what}", hint=inner.hint)
+    if first.kind == "json_invalid":  # bytes from a command line that are no UTF-8 become lone surrogates
+        return ConfigError(
+            "A key or a value holds bytes that are no UTF-8 text.", hint="Check what was typed or pasted."
+        )
     if first.kind == "missing" and isinstance(first.path[-1], int):
         return ConfigError(f"{dotted} is {describe(_at(path, tree))}, but must be a longer list.")
     if first.kind == "missing":

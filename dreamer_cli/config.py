@@ -64,14 +64,25 @@ class RunConfig:
     """How long, how often, and on what.
 
     Attributes:
-        steps, prefill, eval_every, dream_every: environment steps; 0 means never, or none.
-        log_every: environment steps between records in metrics.jsonl.
+        steps: environment steps of the whole run.
+        seed: of everything random: weights, actions, environments, batches.
+        num_envs: environments that are played side by side.
+        prefill: environment steps with random actions before the first update.
         min_records: records that must exist before the first update; a batch's own B·T if that is less.
-        train_ratio: replayed records per collected record.
+        train_ratio: replayed records per collected record; 0 collects without learning.
         save_every: environment steps, or a duration such as `10m`; 0: only at the end.
         keep: checkpoints to keep, beside the best.
+        eval_every: environment steps between evaluations; 0: never.
+        eval_episodes: episodes of one evaluation.
         eval_policy: whether evaluation samples actions or takes the likeliest.
-        compile: None decides by device. threads: of torch; None leaves its choice.
+        dream_every: environment steps between films of dreams; 0: never.
+        log_every: environment steps between records in metrics.jsonl.
+        device: auto, cpu, cuda, cuda:1 or mps; auto takes a GPU if there is one.
+        precision: of the networks; auto takes bf16 on GPUs that have it, else fp32.
+        compile: kept for compiled updates; has no effect in this release.
+        deterministic: deterministic kernels, so that the same GPU gives the same numbers; slower.
+        threads: of torch on the CPU; null leaves its choice.
+        log: more places for metrics: tensorboard, wandb.
     """
 
     steps: AtLeastOne = 1_000_000
@@ -97,7 +108,13 @@ class RunConfig:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Config:
-    """Everything that can be set; `config.yaml` holds it in full."""
+    """Everything that can be set; `config.yaml` holds it in full.
+
+    Attributes:
+        schema_version: of this tree; a run's config.yaml says which version wrote it.
+        optim: what moves the parameters.
+        loss_scales: weight of each loss in the sum that is minimised.
+    """
 
     schema_version: int = SCHEMA_VERSION
     env: EnvConfig = EnvConfig()

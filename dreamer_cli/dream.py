@@ -110,15 +110,20 @@ def stack_windows(stretches: Iterable[Stretch]) -> Windows:
     )
 
 
-def batch_windows(agent: Agent, batch: Batch, samples: int) -> tuple[Windows, Carry]:
+def batch_windows(agent: Agent, batch: Batch, samples: int, at_least: int = 1) -> tuple[Windows, Carry]:
     """Up to `samples` sequences of a replayed batch, each cut where another episode begins, and their start.
 
     Those that stay longest in one episode come first. The batch is taken as the replay gives it.
+
+    Raises:
+        StateError: none stays in one episode for `at_least` records.
     """
     inside = batch.is_first.clone()
     inside[:, 0] = False  # an episode that begins with the sequence is whole
     ends = torch.where(inside.any(1), inside.int().argmax(1), batch.is_first.shape[1])
-    chosen = ends.sort(descending=True, stable=True).indices[:samples]
+    chosen = ends.sort(descending=True, stable=True).indices[: min(samples, int((ends >= at_least).sum()))]
+    if not len(chosen):
+        raise StateError(f"No replayed sequence stays in one episode for {at_least} records.", hint="Train for longer.")
 
     def stretch(row: int) -> Stretch:
         stop = int(ends[row])
@@ -161,9 +166,10 @@ def dream(
     require_decoder(agent)
     need = context + (mode == "openloop")
     if windows.length.min() < need:
+        longest = int(windows.length.max())
         raise StateError(
             f"An episode with {windows.length.min()} records is too short for a context of {context}.",
-            hint=f"Try --context {max(1, int(windows.length.min()) - 1)}",
+            hint=f"Try --context {max(1, longest - 1)} or less: the longest has {longest} records.",
         )
     moments = min(context + horizon, int(windows.length.max())) if mode == "openloop" else context + horizon
     states, action = _walk(agent, windows, mode, context, moments, generator, start)

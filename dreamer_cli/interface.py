@@ -1,5 +1,7 @@
 """interface.json: what a reader without dreamer must know to run an exported file."""
 
+import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib import resources
@@ -53,7 +55,7 @@ def describe(
         cont_scale: what `cont` says of a state that surely goes on.
     """
     inputs = port_names(spec.observation, "obs")
-    sources = _sources(env) if env is not None else {}
+    sources = sources_of(env) if env is not None else {}
     return {
         "schema": SCHEMA,
         "made_by": f"{MARK}, dreamer-cli {__version__}",
@@ -68,12 +70,19 @@ def describe(
             for key, seen in spec.observation.items()
         },
         "action": _actions(spec),
-        "policy": policy,
+        "eval_policy": policy,
         "initial_state": _initial(parts),
         "recurrence": CARRIED if any(part.name == "policy" for part in parts) else {},
         "cont_scale": cont_scale,
         "env": _env(env_config),
     }
+
+
+def to_text(tree: Mapping[str, Any]) -> str:
+    """JSON for people, too: indented, but a list of numbers or names stays on its line."""
+    text = json.dumps(tree, indent=2, allow_nan=False)
+    # Texts hold no line breaks, so only real lists are met.
+    return re.sub(r"\[\n\s+([^][{}]*?)\n\s+\]", lambda found: f"[{' '.join(found[1].split())}]", text) + "\n"
 
 
 def example_source(format: str) -> str:
@@ -132,7 +141,7 @@ def _env(config: EnvConfig | None) -> dict[str, Any] | None:
     }
 
 
-def _sources(env: DreamerEnv) -> dict[str, dict[str, Any]]:
+def sources_of(env: DreamerEnv) -> dict[str, dict[str, Any]]:
     """key → where the environment's own observation has it, and how it looks there."""
     return {
         key: {"path": list(entry.path), "shape": list(entry.declared), **_looks(_leaf(env, entry.path), entry.spec)}

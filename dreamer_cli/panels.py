@@ -132,15 +132,13 @@ class Pictures:
         right, bottom = left + self.tile[0], top + self.tile[1]
         ImageDraw.Draw(canvas).rectangle((left - 3, top - 3, right + 2, bottom + 2), fill=LINE if over else frame)
         canvas.paste(tile, at)
-        words = (
-            over if font(12).getlength(over) <= self.tile[0] else over.removeprefix("episode ").removeprefix("dream ")
-        )
+        words = over if font(12).getlength(over) <= self.tile[0] else ""
         text(canvas, ((left + right) / 2, (top + bottom) / 2), words, INK, 12, "mm")
 
 
 def ends(dream: Dreams, sample: int, t: int) -> tuple[str, str]:
     """What to write over truth and model at moment `t` once there is nothing more to show; else empty."""
     policy = dream.mode == "policy"
-    truth = ("unknown" if policy else "episode over") if t >= dream.known[sample] else ""
-    model = ("dream over" if policy else "episode over") if t >= dream.length[sample] else ""
+    truth = ("unknown" if policy else "ended") if t >= dream.known[sample] else ""
+    model = ("dream over" if policy else "ended") if t >= dream.length[sample] else ""
     return truth, model

@@ -51,7 +51,7 @@ def play_stretches(
         progress()
         action, _, carry = driver(now, carry)
         after = envs.step(action)
-        for env in np.flatnonzero(open_):
+        for env in np.flatnonzero(open_).tolist():
             stories[env].append(_record(now, action, env))
             if after.is_last[env]:
                 stories[env].append(_record(after, np.zeros_like(action), env))

@@ -126,9 +126,10 @@ def _whole_or_not_at_all(path: Path, write: Callable[[Path], Any]) -> None:
         os.replace(temporary, path)
     except OSError as error:
         # imageio reports a failing ffmpeg as an OSError too, with its whole log: the last line says why.
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        lines = [error.strerror or "", *(line.strip() for line in str(error).splitlines())]
+        why = lines[0] or next((line for line in reversed(lines) if line), type(error).__name__)
         raise ResourceError(
-            f"{path} cannot be written: {lines[-1]}", hint="Name another place or format: --out FILE"
+            f"{path} cannot be written: {why}.", hint="Name another place or format: --out FILE"
         ) from error
     finally:
         with contextlib.suppress(OSError):

@@ -105,7 +105,7 @@ def describe(value: Any) -> str:
     if isinstance(value, list) and (not value or len(dump_value(value)) > 60):
         return "a list" if value else "an empty list"
     text = repr(value) if isinstance(value, str) else dump_value(value)
-    return text if len(text) <= 60 else text[:56] + "...'"
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 class _Builder:
@@ -176,6 +176,8 @@ def _float(dumper: _Dumper, value: float) -> yaml.ScalarNode:
     if math.isfinite(value):
         # `1.0e+16` would be read back as an int: such floats are written out.
         text = f"{value:.1f}" if abs(value) < 1e18 and value == math.floor(value) else repr(value)
+        if "." not in text:
+            text = text.replace("e", ".0e")  # YAML 1.1 readers take `4e-05` for text
     else:
         text = ".nan" if math.isnan(value) else ".inf" if value > 0 else "-.inf"
     return dumper.represent_scalar("tag:yaml.org,2002:float", text)

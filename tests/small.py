@@ -126,6 +126,6 @@ def make_noise(agent: Agent, batch: Batch, seed: int = 0) -> UpdateNoise:
     return agent.update_noise(*batch.reward.shape, torch.Generator().manual_seed(seed))
 
 
-def make_learner(agent: Agent, seed: int = 0, bf16: bool = False, warmup: int = 0) -> Learner:
+def make_learner(agent: Agent, seed: int = 0, bf16: bool = False, warmup: int = 0, lr: float = 1e-3) -> Learner:
     """A learner with a step size that shows."""
-    return Learner(agent, LaPropConfig(lr=1e-3, warmup=warmup), LOSS_SCALES, bf16=bf16, seed=seed)
+    return Learner(agent, LaPropConfig(lr=lr, warmup=warmup), LOSS_SCALES, bf16=bf16, seed=seed)

@@ -150,8 +150,8 @@ def test_a_model_gone_wild_does_not_flatten_the_truth():
     ids=["channels", "grey-and-vector", "wide", "entries", "names"],
 )
 def test_every_kind_fits_the_width(specs, mode):
-    for samples, action in ((1, DISCRETE), (7, (*DISCRETE, *CONTINUOUS))):
-        dreams, spec = make_dreams(specs, mode, samples, 4, 2, action, ends=3)
+    for samples, action in ((1, DISCRETE), (5, (*DISCRETE, *CONTINUOUS))):
+        dreams, spec = make_dreams(specs, mode, samples, 3, 1, action, ends=2)
         *_, last = frames(dreams, spec, "a title that is far too long for a narrow picture " * 4)
         assert 560 <= last.shape[1] <= draw.WIDEST
         assert last.shape[0] <= 1100

@@ -136,7 +136,7 @@ def test_continue_is_shown_without_the_discount(agent, windows):
 def test_too_short_for_the_context(agent, windows):
     with pytest.raises(StateError, match="8 records") as error:
         dream(agent, windows, "openloop", context=8, horizon=4, generator=generator())
-    assert error.value.hint == "Try --context 7"
+    assert "--context 11 or less" in error.value.hint
 
 
 def test_without_decoder(agent, windows, monkeypatch):

@@ -95,7 +95,7 @@ def test_keys_are_names_even_if_they_look_like_values(parser):
         ("a: 1\nb: 2\na: 3", "line 3, sets the key 'a' twice"),
         ("{a: 1, 'a': 2}", "twice"),
         ("a: 1\n---\nb: 2", "second document"),
-        ("[a]: 1", "a list as a key"),
+        ("[a]: 1", "has [a] as a key"),
         ("{a: b}: 1", "a mapping as a key"),
         ("a: [1, 2", "line"),
         ("a: b: c", "line 1"),
@@ -139,7 +139,7 @@ def test_bytes_that_are_no_text():
         yamlio.load(b"a: \xff\xfe")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     st.one_of(
         st.binary(max_size=60), st.text(max_size=60), st.text("{}[]&*!|>'\"%@`#,:?-\n\t \\ab01.e~<=", max_size=40)
@@ -172,7 +172,7 @@ def typed(value):
     return [typed(item) for item in value] if isinstance(value, list) else (type(value), value)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(TREES)
 def test_dump_then_load_gives_the_same_tree(tree):
     for choice in PARSERS:
@@ -183,7 +183,7 @@ def test_dump_then_load_gives_the_same_tree(tree):
             yamlio.PARSER = before
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(TREES)
 def test_a_value_on_one_line_reads_back(value):
     line = yamlio.dump_value(value)
@@ -214,7 +214,7 @@ def test_files(tmp_path):
     path.write_text("")
     assert yamlio.load_file(path) == {}
     path.write_text("- a")
-    with pytest.raises(ConfigError, match="a list"):
+    with pytest.raises(ConfigError, match="wants `key: value`"):
         yamlio.load_file(path)
     path.write_text("a: 1e-4")
     assert yamlio.load_file(path) == {"a": 1e-4}

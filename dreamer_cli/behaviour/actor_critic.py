@@ -23,10 +23,16 @@ from dreamer_cli.world.model import Dream
 class BehaviourConfig:
     """How to act, and how to learn it.
 
-    horizon: steps of a dream. discount_horizon: gamma = 1 - 1/discount_horizon. contdisc: the continue head's
-    chances contain gamma, so dreams need no other. lam: the λ of λ-returns. entropy: weight of the actor's
-    entropy (nats). slow_rate: share of the critic that moves into its slow copy at each update; slow_weight:
-    how much the critic is drawn to that copy.
+    Attributes:
+        horizon: steps of a dream (H).
+        discount_horizon: gamma = 1 - 1/discount_horizon.
+        contdisc: whether the continue head's chances contain gamma, so that dreams need no other.
+        lam: the λ of λ-returns.
+        entropy: weight of the actor's entropy (nats).
+        slow_rate: share of the critic that moves into its slow copy at each update.
+        slow_weight: how much the critic is drawn to that copy.
+        actor_gradient: how the actor learns from dreams.
+        return_scale: what advantages are divided by.
     """
 
     horizon: AtLeastOne = 15

@@ -19,7 +19,7 @@ def lambda_return(
     Column t follows acting in s_t: its reward, cont, value (and lam) belong to s_{t+1}. Units: reward, unscaled.
     Source: Dreamer V1, Eq. 6 (arXiv 1912.01603), written backwards in time; Dreamer V3, Eq. 7.
     """
-    mix = torch.as_tensor(lam, dtype=value.dtype, device=value.device).expand_as(value)
+    mix = lam if isinstance(lam, Tensor) else torch.full_like(value, lam)
     trusted = reward + gamma * cont * (1 - mix) * value
     followed = gamma * cont * mix
     ret, columns = value[:, -1], []

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from typer.exceptions import Abort, TyperException
 from dreamer_cli.cli.app import app, verbs
 from dreamer_cli.cli.output import document, print_error, print_json, print_lines
 from dreamer_cli.cli.session import Session
+from dreamer_cli.errors import Preempted
 from dreamer_cli.report import Result
 
 
@@ -62,7 +64,8 @@ def _print(session: Session, code: int) -> int:
     elif result is not None:
         print_lines(result.text)
     if error is not None:
-        print_error(session.report, error, result.command if result else "")
+        again = shlex.join(["dreamer", *session.argv]) if error.exit_code == Preempted.exit_code else ""
+        print_error(session.report, error, result.command if result else again)
         return error.exit_code
     return code
 

@@ -92,8 +92,11 @@ def discard_stdout() -> None:
 
 def print_error(report: Reporter, error: DreamerError, command: str = "") -> None:
     """The two lines on stderr, and after them the command that goes on, if there is one."""
+    advice = hint(error)
+    if command and advice.endswith(command):  # it follows on a line of its own, for scripts
+        advice = advice.removesuffix(command).rstrip()
     report.say(Text.assemble(("error  ", "bold red"), printable(_line(error.what))))
-    report.say(Text.assemble(("hint   ", "cyan"), printable(hint(error))))
+    report.say(Text.assemble(("hint   ", "cyan"), printable(advice)))
     if command:
         report.say(Text(printable(_line(command))))
 
@@ -102,7 +105,7 @@ def hint(error: DreamerError) -> str:
     """What to do next; never empty, because scripts count on two lines."""
     if error.hint:
         return _line(error.hint)
-    return "`dreamer --help` shows what there is." if error.exit_code == 2 else "--verbose shows the details."
+    return "--help after the command lists its options." if error.exit_code == 2 else "--verbose shows more."
 
 
 def _line(text: str) -> str:

@@ -3,11 +3,14 @@
 import contextlib
 import inspect
 import os
+import shlex
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -15,7 +18,7 @@ from rich.text import Text
 from typer.exceptions import TyperException
 
 from dreamer_cli.cli.failures import explain
-from dreamer_cli.errors import DreamerError
+from dreamer_cli.errors import DreamerError, Preempted
 from dreamer_cli.report import Reporter, Result, printable
 from dreamer_cli.requests import Checkpoint
 
@@ -87,7 +90,7 @@ class Session:
         """Call a command; whatever happens becomes `result` or `error`."""
         self.started = True
         try:
-            with stdout_to_stderr(self.is_process):
+            with stdout_to_stderr(self.is_process), early_signals(self.is_process, self.argv):
                 self.result = function()
             self.error = self.result.error
         except BaseException as error:
@@ -103,7 +106,7 @@ class Session:
         path = self.report.log(trace, crash=not expected)
         if self.report.verbose:
             self.report.say(Text(printable(trace)))
-        if not self.error.hint:
+        if not expected and not self.error.hint:
             self.error.hint = f"The traceback is in {path}." if path else "--verbose shows the traceback."
 
 
@@ -164,3 +167,31 @@ def stdout_to_stderr(is_process: bool) -> Iterator[None]:
         finally:
             os.dup2(kept, 1)
             os.close(kept)
+
+
+@contextlib.contextmanager
+def early_signals(is_process: bool, argv: Sequence[str]) -> Iterator[None]:
+    """Before a command watches signals itself (torch takes seconds to load) they end it with code 75, too.
+
+    Nothing has begun by then, so raising is safe; later `StopSignal` takes over.
+    """
+    again = shlex.join(["dreamer", *argv])
+    process = os.getpid()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != process:  # a forked worker ends as the system says
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        raise Preempted(f"Stopped by {signal.Signals(number).name}.", hint=f"Type it again: {again}")
+
+    old = {}
+    names = ("SIGTERM", "SIGUSR1", "SIGHUP") if is_process else ()
+    for number in (getattr(signal, name) for name in names if hasattr(signal, name)):
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup
+            old[number] = signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)

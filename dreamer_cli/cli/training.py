@@ -49,7 +49,7 @@ def train(
             "-e",
             metavar="ID",
             panel=WHAT,
-            help="Gymnasium id, module:Id, pkg.mod:Class, ./file.py:Class, or suite:task (dmc:walker-walk).",
+            help="Gymnasium id, module:Id, pkg.mod:Class, ./file.py:Class, or suite:task.",
         ),
     ] = None,
     env_kwarg: Annotated[

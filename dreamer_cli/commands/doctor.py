@@ -23,6 +23,8 @@ MIN_DISK_BYTES, MIN_SHARED_BYTES = 2**31, 2**26
 EXTRAS = {
     "tensorboard": (("tensorboard",), "pip install 'dreamer-cli[tensorboard]'"),
     "onnx": (("onnx", "onnxscript", "onnxruntime"), "pip install 'dreamer-cli[onnx]'"),
+    "box2d": (("Box2D",), "pip install 'dreamer-cli[box2d]'"),
+    "mujoco": (("mujoco",), "pip install 'dreamer-cli[mujoco]'"),
     "minatar": (("minatar",), "pip install 'dreamer-cli[minatar]'"),
     "wandb": (("wandb",), "pip install wandb"),
 }

@@ -88,7 +88,7 @@ def play(
     now, carry = envs.reset(), driver.initial(count)
     while len(returns) < episodes:
         if film and 0 not in returns and len(frames) < FILM_FRAMES:
-            frames += (envs.render() or [])[:1]
+            frames += envs.render([0]) or []
         action, _, carry = driver(now, carry)
         now = envs.step(action)
         score += now.reward
@@ -101,7 +101,7 @@ def play(
             score[env], length[env] = 0.0, 0
         if now.is_last.any() and len(returns) < episodes:
             if film and now.is_last[0] and playing[0] == count:
-                frames += (envs.render() or [])[:1]
+                frames += envs.render([0]) or []
             now = envs.reset(now.is_last)
     repeat = envs.spec.repeat
     order = range(episodes)

@@ -5,7 +5,6 @@ then: whoever finds a model file has one that passed. Files of a former export a
 """
 
 import copy
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from dreamer_cli.errors import DreamerError, GateError, UsageError
 from dreamer_cli.findrun import find_run
 from dreamer_cli.formats import Format, Onnx, Pt2, Safetensors
 from dreamer_cli.frozen import Part, frozen
-from dreamer_cli.interface import MARK, describe, example_source
+from dreamer_cli.interface import MARK, describe, example_source, to_text
 from dreamer_cli.parity import TOLERANCE, Parity, Recording, compare, invented, join, played, record
 from dreamer_cli.report import Reporter, Result
 from dreamer_cli.requests import ExportRequest
@@ -147,10 +146,12 @@ def freeze(
         report.note(f"writing {', '.join(dict.fromkeys(target.models.values()))}")
         form.write(parts, paths, interface)
         parity = _verify(form, parts, paths, recording, report) if recording is not None else None
-        if parity is not None and not parity.passed:
+        if parity is None:
+            report.note("not compared with the agent, as --no-verify asks")
+        elif not parity.passed:
             return Exported((), parity, _gate_error(parity, target))
         tree = {**interface, "parity": parity.to_json() if parity else None}
-        texts = {"interface.json": json.dumps(tree, indent=2, allow_nan=False) + "\n"}
+        texts = {"interface.json": to_text(tree)}
         texts["example.py"] = example_source(format)
         if target.wants_config and origin.config_text is not None:
             texts["config.yaml"] = f"# Written by `{MARK}`: what the weights were trained with.\n{origin.config_text}"

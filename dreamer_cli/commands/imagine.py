@@ -28,7 +28,7 @@ from dreamer_cli.video import Film, check_format, write_arrays, write_film, writ
 FPS = 12
 REPLAY_TREE = "replay.json"  # in a checkpoint: which chunks belong to it
 METRICS_SCHEMA = "dreamer.imagine.metrics/1"
-NAMES = {"openloop": "open loop", "policy": "its own actions"}
+NAMES = {"openloop": "open loop", "policy": "the agent's own actions"}
 
 
 def imagine(request: ImagineRequest, reporter: Reporter) -> Result:
@@ -142,7 +142,12 @@ def find_windows(
                 stop.check()
                 task.advance(request.samples)
 
-            return stack_windows(play_stretches(envs, driver, length, rng, progress))
+            stretches = play_stretches(envs, driver, length, rng, progress)
+    # One short episode must not spoil the film of the others; `dream` refuses if all are short.
+    enough = [stretch for stretch in stretches if len(stretch.reward) >= need]
+    if enough and len(enough) < len(stretches):
+        reporter.warn(f"{len(stretches) - len(enough)} episodes ended within the context and are left out")
+    return stack_windows(enough or stretches)
 
 
 def render(

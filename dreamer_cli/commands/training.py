@@ -1,6 +1,7 @@
 """One training in progress: its parts, and what is done with them."""
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from dreamer_cli.commands.imagine import dream_video, film_title
 from dreamer_cli.commands.start import Start
 from dreamer_cli.dream import batch_windows
 from dreamer_cli.envs.vector import VectorEnv
-from dreamer_cli.errors import DivergedError, ResourceError
+from dreamer_cli.errors import DivergedError, ResourceError, StateError
 from dreamer_cli.files import DiskFullError, json_bytes, write_atomic
 from dreamer_cli.live import TrainDisplay
 from dreamer_cli.log import Episode, MetricsLog, read_episodes
@@ -154,8 +155,8 @@ class Training:
         self.learnt_updates += 1
         self.log.add(metrics)
 
-    def write_metrics(self) -> None:
-        """Write one record: means since the last one, speed, and where the time went.
+    def write_metrics(self, extra: Mapping[str, Any] | None = None) -> None:
+        """Write one record: means since the last one, speed, where the time went, and `extra`.
 
         Raises:
             DivergedError: the loss is no longer finite.
@@ -169,12 +170,12 @@ class Training:
             "replay/records": self.replay.records,
             "replay/capacity": self.replay.capacity,
             "replay/bytes": self.replay.records * self.replay.bytes_per_record,
+            **(extra or {}),
         }
-        learnt = self.updates > self._logged[1]
         self._logged = (self.env_steps, self.updates)
         record = self.log.write(self.env_steps, self.updates, len(self.returns), values)
         self.display.update(self.env_steps, self.updates, len(self.returns), record)
-        if learnt and record.get("loss/total") is None:
+        if record.get("loss/total", 0.0) is None:
             raise DivergedError(
                 f"The loss is no longer finite after {self.updates} updates.",
                 hint="The last good checkpoint stays. Try a smaller optim.lr.",
@@ -216,7 +217,7 @@ class Training:
             "eval/length_mean": lengths,
             "eval/episodes": len(scores.returns),
         }
-        self.log.write(step, self.updates, len(self.returns), values)
+        self.write_metrics(values)
         best = self.checkpoints.best()
         if (best is None or best["by"] != "evaluation" or scores.mean > best["score"]) and self.save():
             self.checkpoints.mark_best(step, scores.mean, "evaluation")
@@ -227,13 +228,18 @@ class Training:
         if not len(self.replay):
             return
         seed = derive_seed(self.cfg.run.seed, f"dream {step}")
-        with self.watch("dream"), self.display.during("dreaming"):
-            batch = self.replay.peek(seed).to(self.learner.device)
-            windows, start = batch_windows(self.agent, batch, DREAM_SAMPLES)
-            path = self.run.videos / f"dream-{step:09d}.mp4"
-            generator = torch.Generator(self.learner.device).manual_seed(seed)
-            title = film_title(self.cfg.env.id, step, "openloop")
-            dream_video(self.agent, windows, path, title=title, generator=generator, start=start)
+        path = self.run.videos / f"dream-{step:09d}.mp4"
+        context = min(5, self.cfg.replay.batch_length // 2)
+        try:
+            with self.watch("dream"), self.display.during("dreaming"):
+                batch = self.replay.peek(seed).to(self.learner.device)
+                windows, start = batch_windows(self.agent, batch, DREAM_SAMPLES, at_least=context + 1)
+                generator = torch.Generator(self.learner.device).manual_seed(seed)
+                title = film_title(self.cfg.env.id, step, "openloop")
+                dream_video(self.agent, windows, path, title=title, generator=generator, context=context, start=start)
+        except (StateError, ResourceError) as error:  # a film is not worth a training
+            self.reporter.warn(f"no dream was filmed at step {step}: {error.what}")
+            return
         self.display.event("filmed", video=str(path))
 
     def save(self) -> bool:

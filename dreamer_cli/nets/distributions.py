@@ -59,7 +59,8 @@ class OneHot:
         return self._straight_through(self.log_probs.argmax(-1))
 
     def _straight_through(self, index: Tensor) -> Tensor:
-        onehot = F.one_hot(index, self.probs.shape[-1]).to(self.probs.dtype)
+        # Not F.one_hot: by way of int64 it takes 1.6 to 5 times as long on the CPU, and reads its bounds on the host.
+        onehot = torch.zeros_like(self.probs).scatter_(-1, index.unsqueeze(-1), 1.0)
         return onehot + (self.probs - self.probs.detach())
 
     def log_prob(self, onehot: Tensor) -> Tensor:

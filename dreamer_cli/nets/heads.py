@@ -26,7 +26,11 @@ class TwoHotOutput(nn.Module):
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class TwoHotConfig:
-    """A categorical over bins spaced evenly in symlog space (Dreamer V3)."""
+    """A categorical over bins spaced evenly in symlog space (Dreamer V3).
+
+    Attributes:
+        bins: how many; odd numbers have one at 0.
+    """
 
     bins: AtLeastTwo = 255
 
@@ -74,7 +78,13 @@ class Head(nn.Module):
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class HeadConfig:
-    """Reward, continue or critic head."""
+    """Reward, continue or critic head.
+
+    Attributes:
+        layers: depth of its MLP.
+        units: width of its MLP.
+        output: what kind of distribution it gives.
+    """
 
     layers: AtLeastOne = 1
     units: AtLeastOne = 256
@@ -134,9 +144,17 @@ class Actor(nn.Module):
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class ActorConfig:
-    """The policy network. `scale` multiplies the last kernels' initial values: an almost uniform first policy.
+    """The policy network.
 
     `unimix` is 1 % as the paper says; the official code configures it and then ignores it.
+
+    Attributes:
+        layers: depth of its MLP.
+        units: width of its MLP.
+        scale: multiplies the last kernels' initial values; small: the first policy is almost uniform.
+        unimix: share of a uniform distribution in every categorical action.
+        min_std: smallest deviation of continuous actions.
+        max_std: largest deviation of continuous actions.
     """
 
     layers: AtLeastOne = 3

@@ -40,7 +40,14 @@ class PercentileScale(nn.Module):
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class PercentileConfig:
-    """Scale of returns by their percentiles (Dreamer V3)."""
+    """Scale of returns by their percentiles (Dreamer V3).
+
+    Attributes:
+        rate: share of the newest batch in the running percentiles.
+        limit: the scale is never below this.
+        low: share of the returns below the lower percentile.
+        high: share of the returns below the upper percentile.
+    """
 
     rate: Share = 0.01
     limit: Positive = 1.0

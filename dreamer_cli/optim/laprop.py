@@ -10,7 +10,16 @@ from dreamer_cli.registry import STRICT, Count, Decay, Positive, Weight
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class LaPropConfig:
-    """lr: step size per parameter, reached after `warmup` updates (the first has 0). agc: adaptive clipping."""
+    """Settings of LaProp.
+
+    Attributes:
+        lr: step size per parameter, reached after the warm-up.
+        warmup: updates over which the step size grows from 0; the first update has 0.
+        agc: the norm of a gradient is clipped to this share of its parameter's norm.
+        beta1: how much of the old momentum stays at each update.
+        beta2: how much of the old scale of gradients stays at each update.
+        eps: added to that scale.
+    """
 
     lr: Weight = 4e-5
     warmup: Count = 1000
@@ -46,7 +55,11 @@ class LaProp:
         norm = torch.stack(torch._foreach_norm(grads)).norm()
         clipped = clip_adaptively(grads, list(self.params), cfg.agc)
 
-        lr = cfg.lr * (self.count / max(1, cfg.warmup)).clamp(max=1.0) if cfg.warmup else self.count.new_tensor(cfg.lr)
+        lr = (
+            cfg.lr * (self.count / max(1, cfg.warmup)).clamp(max=1.0)
+            if cfg.warmup
+            else torch.full_like(self.count, cfg.lr)
+        )
         self.count += 1
         torch._foreach_mul_(self.square, cfg.beta2)
         torch._foreach_addcmul_(self.square, grads, grads, 1 - cfg.beta2)

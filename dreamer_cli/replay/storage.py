@@ -48,10 +48,11 @@ class ReplayConfig:
     online: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("capacity", "max_bytes", "batch_size", "batch_length"):
+        # A record's return needs the record after it.
+        for name, least in (("capacity", 1), ("max_bytes", 1), ("batch_size", 1), ("batch_length", 2)):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"replay.{name} is {value}, but has to be at least 1.")
+            if value is not None and value < least:
+                raise ConfigError(f"replay.{name} is {value}, but has to be at least {least}.")
 
     def limits(self, expected_records: int, num_envs: int) -> tuple[int, int]:
         """Capacity and max_bytes as numbers, where null stands, from what the run will collect and the free memory."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from dreamer_cli.errors import ConfigError
 from dreamer_cli.nets.blocks import MLP, BlockLinear, ChannelNorm, Conv, Layer, Linear, UpConv
+from dreamer_cli.nets.distributions import full_precision
 from dreamer_cli.nets.transforms import symexp, symlog
 from dreamer_cli.registry import STRICT, AtLeastOne
 from dreamer_cli.spaces import ObsSpec
@@ -43,8 +44,13 @@ def one_hot(x: Tensor, classes: tuple[int, ...]) -> Tensor:
 class CoderConfig:
     """Sizes of an encoder or a decoder.
 
-    depth: channels of the widest layer are depth times the last of `mults`; every stage halves the picture.
-    units, layers: the MLP of vectors. blocks: how the decoder's first layer splits the memory.
+    Attributes:
+        depth: channels of a stage are depth times its entry in `mults`.
+        mults: one entry for each stage that halves the picture.
+        kernel: side of the convolutions; odd.
+        units: width of the MLP for vectors and classes.
+        layers: depth of that MLP.
+        blocks: how the decoder's first layer splits the memory.
     """
 
     depth: AtLeastOne = 16
@@ -165,6 +171,11 @@ class ImageDecoder(nn.Module):
         self.channels = {key: spec.shape[0] for key, spec in specs.items()}
         self.pyramid = Pyramid(specs, cfg)
         width, area = self.pyramid.widths[-1], math.prod(self.pyramid.small)
+        if deter % cfg.blocks or width % cfg.blocks:
+            raise ConfigError(
+                f"The decoder's blocks={cfg.blocks} do not divide {deter} units of memory and {width} channels.",
+                hint=f"Set world.objective.decoder.blocks={math.gcd(deter, width, cfg.blocks)}, or another depth.",
+            )
         self.blocks = cfg.blocks
         self.from_deter = BlockLinear(deter, area * width, cfg.blocks)
         self.from_stoch = nn.Sequential(Layer(stoch, 2 * cfg.units), Linear(2 * cfg.units, area * width))
@@ -217,10 +228,10 @@ class Decoder(nn.Module):
         self.parts = nn.ModuleList(parts)
 
     def forward(self, feat: Tensor) -> dict[str, Tensor]:
-        """... F → each key's raw outputs: pictures 0 to 1, numbers in symlog space, logits."""
+        """... F → each key's raw outputs, float32 at least: pictures 0 to 1, numbers in symlog space, logits."""
         deter, stoch = feat.flatten(0, -2).split(self.split, -1)
         out = {key: value for part in self.parts for key, value in part(deter, stoch).items()}
-        return {key: value.unflatten(0, feat.shape[:-1]) for key, value in out.items()}
+        return {key: full_precision(value).unflatten(0, feat.shape[:-1]) for key, value in out.items()}
 
     def losses(self, out: dict[str, Tensor], obs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Each key's loss, B T: squared errors summed (never averaged) over the key, cross-entropies over entries.

@@ -13,7 +13,14 @@ from dreamer_cli.shapes import Float
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class BlockGRUConfig:
-    """Dreamer V3's memory: wide, but its recurrent weights connect only within blocks."""
+    """Dreamer V3's memory: wide, but its recurrent weights connect only within blocks.
+
+    Attributes:
+        units: numbers of the memory (D).
+        hidden: width that memory, guess and action are each brought to before they meet.
+        blocks: of the recurrent weights; `units` must divide by it.
+        layers: block-wise layers before the gates.
+    """
 
     units: AtLeastOne = 2048  # D
     hidden: AtLeastOne = 256

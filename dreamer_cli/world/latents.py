@@ -2,7 +2,6 @@
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
@@ -13,7 +12,13 @@ from dreamer_cli.shapes import Float
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class CategoricalConfig:
-    """`groups` independent categoricals of `classes` classes (Dreamer V2 and V3). `unimix`: share of uniform."""
+    """Independent categoricals (Dreamer V2 and V3).
+
+    Attributes:
+        groups: how many (S).
+        classes: of each (K).
+        unimix: share of a uniform distribution in every one of them.
+    """
 
     groups: AtLeastOne = 32
     classes: AtLeastTwo = 16
@@ -66,7 +71,8 @@ class Categorical:
 
     def unpack(self, packed: Tensor) -> Tensor:
         """The inverse of `pack`, as float32."""
-        return F.one_hot(packed.long(), self.shape[-1]).float()
+        zeros = torch.zeros(*packed.shape, self.shape[-1], dtype=torch.float32, device=packed.device)
+        return zeros.scatter_(-1, packed.long().unsqueeze(-1), 1.0)
 
 
 LATENTS = {"categorical": CategoricalConfig}

@@ -20,7 +20,10 @@ from dreamer_cli.world.rssm import DYNAMICS, Policy, RSSMConfig
 class WorldConfig:
     """Parts of the world model.
 
-    free_nats: KL below this (nats, summed over the groups, per step) is not reduced further.
+    Attributes:
+        dynamics: how one moment follows from another.
+        objective: what makes the state informative about the observation.
+        free_nats: KL below this (nats, summed over the groups, per step) is not reduced further.
     """
 
     dynamics: slot("world.dynamics", DYNAMICS) = RSSMConfig()  # type: ignore[valid-type]

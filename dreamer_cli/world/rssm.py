@@ -19,7 +19,15 @@ Policy = Callable[[Tensor, Tensor], Tensor]  # (feat B F, noise B A) → action 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class RSSMConfig:
-    """Memory, guess, and the widths of the networks that make the guess."""
+    """Memory, guess, and the networks that make the guess.
+
+    Attributes:
+        core: the memory.
+        latent: the guess about the present.
+        hidden: width of the networks of prior and posterior.
+        prior_layers: depth of the network that guesses before seeing.
+        post_layers: depth of the network that guesses after seeing.
+    """
 
     core: slot("core", CORES) = BlockGRUConfig()  # type: ignore[valid-type]
     latent: slot("latent", LATENTS) = CategoricalConfig()  # type: ignore[valid-type]

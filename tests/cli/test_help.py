@@ -114,9 +114,9 @@ def test_help_version_completion_and_errors_load_no_torch(tmp_path):
 
 
 def test_help_is_instant():
-    """Processor time of the best of three, so that a busy machine does not decide."""
-    seconds = []
-    for _ in range(3):
+    """Processor time, and the best of up to three, so that a busy machine does not decide."""
+    seconds: list[float] = []
+    while len(seconds) < 3 and (not seconds or min(seconds) >= 0.5):
         before, began = os.times(), time.monotonic()
         subprocess.run([sys.executable, "-m", "dreamer_cli", "--help"], capture_output=True, check=True)
         after = os.times()

@@ -124,7 +124,8 @@ def test_every_exception_has_its_exit_code_and_two_lines(call, command, error, c
     command("train", error)
     done = call("train")
     assert (done.code, done.out) == (code, "")
-    first, second = done.err.splitlines()
+    first, second, *more = done.err.splitlines()
+    assert more == (["dreamer train"] if code == 75 else [])
     assert first.startswith("error  ")
     assert second.startswith("hint   ")
     assert len(second) > len("hint   ")
@@ -171,11 +172,16 @@ def test_a_gate_that_was_missed_prints_result_and_error(call, command):
 
 
 def test_preempted_ends_stderr_with_the_command_that_goes_on(call, command):
-    error = errors.Preempted("Stopped by SIGTERM.", "Go on with:")
+    error = errors.Preempted("Stopped by SIGTERM.", "Continue: dreamer train --run-dir runs/x")
     command("train", Result({}, ["runs/x"], error, command="dreamer train --run-dir runs/x"))
     done = call("train")
     assert (done.code, done.out) == (75, "runs/x\n")
-    assert done.err.splitlines()[-1] == "dreamer train --run-dir runs/x"
+    assert done.err.splitlines() == [
+        "error  Stopped by SIGTERM.",
+        "hint   Continue:",
+        "dreamer train --run-dir runs/x",
+    ]
+    assert call("train", "--json").json["error"]["hint"] == "Continue: dreamer train --run-dir runs/x"
 
 
 def test_control_characters_reach_no_terminal(call, command):

@@ -6,97 +6,21 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import gymnasium
 import jaxtyping
 import numpy as np
 import onnxruntime
 import pytest
 import torch
-from gymnasium import spaces
 
 from dreamer_cli import formats, frozen, parity
 from dreamer_cli.agent import Agent
-from dreamer_cli.behaviour.actor_critic import BehaviourConfig
 from dreamer_cli.commands import export
-from dreamer_cli.envs.make import EnvConfig
-from dreamer_cli.envs.wrappers import DreamerEnv
+from dreamer_cli.envs.make import EnvConfig, make_env
 from dreamer_cli.errors import EnvError, UsageError
-from dreamer_cli.interface import _sources, example_source
-from dreamer_cli.nets.heads import ActorConfig, BernoulliConfig, HeadConfig
-from dreamer_cli.report import Reporter
+from dreamer_cli.interface import sources_of, example_source
 from dreamer_cli.requests import ExportRequest
-from dreamer_cli.spaces import EnvSpec
 from dreamer_cli.structs import Carry, State
-from dreamer_cli.world.coders import CoderConfig
-from dreamer_cli.world.cores import BlockGRUConfig
-from dreamer_cli.world.latents import CategoricalConfig
-from dreamer_cli.world.model import WorldConfig
-from dreamer_cli.world.objectives import ReconstructConfig
-from dreamer_cli.world.rssm import RSSMConfig
-
-QUIET = Reporter(quiet=True)
-
-
-class Garage(gymnasium.Env):
-    """Every kind of observation and action at once; an episode lasts 20 steps."""
-
-    everything = {  # noqa: RUF012  never changed
-        "camera": spaces.Box(0, 255, (40, 100, 3), np.uint8),
-        "speed": spaces.Box(-np.inf, np.inf, (2, 2), np.float64),
-        "gear/now": spaces.Discrete(5, start=-1),
-        "depth": spaces.Box(np.float32(0), np.float32(1), (12, 12, 1)),
-        "lights": spaces.MultiDiscrete([2, 3]),
-    }
-    action_space = spaces.Dict(
-        {
-            "pedals": spaces.Box(np.float32([0, -2]), np.float32([1, 3])),
-            "gear": spaces.MultiDiscrete([3, 3]),
-            "horn": spaces.Discrete(2, start=4),
-        }
-    )
-
-    def __init__(self, keys: int) -> None:
-        self.observation_space = spaces.Dict(dict(list(self.everything.items())[:keys]))
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.observation_space.seed(seed)
-        self.left = 20
-        return self.observation_space.sample(), {}
-
-    def step(self, action):
-        assert self.action_space.contains(action), action
-        self.left -= 1
-        return self.observation_space.sample(), 0.0, self.left == 0, False, {}
-
-
-def garage(keys: int = 3) -> DreamerEnv:
-    # Three keys are one of each kind, and a graph that is converted in seconds.
-    return DreamerEnv(Garage(keys), "garage", size=(8, 8))
-
-
-def tiny_agent(spec: EnvSpec) -> Agent:
-    """Two thousand times smaller than the default; heads that start at zero are shaken, or nothing could differ."""
-    torch.manual_seed(0)
-    coder = CoderConfig(depth=4, units=16, layers=1, blocks=4)
-    core, latent = BlockGRUConfig(units=32, hidden=16, blocks=4), CategoricalConfig(groups=4, classes=4)
-    world = WorldConfig(
-        dynamics=RSSMConfig(core=core, latent=latent, hidden=16),
-        encoder=coder,
-        objective=ReconstructConfig(decoder=coder),
-        reward=HeadConfig(units=16),
-        cont=HeadConfig(units=16, output=BernoulliConfig()),
-    )
-    behaviour = BehaviourConfig(actor=ActorConfig(units=16, layers=1, scale=1.0), critic=HeadConfig(units=16))
-    agent = Agent(world, behaviour, spec).eval().requires_grad_(False)
-    for value in agent.parameters():
-        if not value.any():
-            value.normal_(std=0.3)
-    return agent
-
-
-def export_tiny(agent: Agent, out: Path, origin: export.Origin | None = None, **options) -> export.Exported:
-    return export.freeze(agent, out, QUIET, origin or export.Origin(), **options)
+from tests.commands.tiny import CARTPOLE, QUIET, export_tiny, garage, tiny_agent
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -126,12 +50,7 @@ def garage_onnx(garage_agent, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def cartpole_agent() -> Agent:
-    from dreamer_cli.envs.make import make_env
-
     return tiny_agent(make_env(EnvConfig(id="CartPole-v1")).spec_dreamer)
-
-
-CARTPOLE = export.Origin(env=EnvConfig(id="CartPole-v1"), run="runs/x", checkpoint_step=7, config_text="run: {}\n")
 
 
 def random_rows(port: dict, rows: int, rng: np.random.Generator, classes: dict[str, list[int]]) -> np.ndarray:
@@ -251,7 +170,7 @@ def test_example_settles_observations_as_the_agents_environment_does(tmp_path):
     names: dict = {"__name__": "example", "__file__": str(tmp_path / "example.py")}
     exec(example_source("onnx"), names)
     env = garage(keys=5)
-    sources = _sources(env)
+    sources = sources_of(env)
     assert sources["camera"]["channel_axis"] == 2
     raw, _ = env.env.reset(seed=1)
     for key, settled in env.observations.read(raw).items():
@@ -263,6 +182,7 @@ def test_example_settles_observations_as_the_agents_environment_does(tmp_path):
         np.testing.assert_allclose(again.astype(float), settled, atol=1 if spec.kind == "image" else 0)
 
 
+@pytest.mark.extended
 def test_world_part_as_pt2(cartpole_agent, tmp_path):
     exported = export_tiny(cartpole_agent, tmp_path, part="world", format="pt2")
     assert exported.parity is not None
@@ -341,42 +261,6 @@ def test_a_missing_extra_names_the_pip_line(cartpole_agent, tmp_path, monkeypatc
     assert "pip install 'dreamer-cli[onnx]'" in caught.value.hint
 
 
-@pytest.mark.parametrize(("gap", "ties", "error"), [(5e-5, 1, 0.0), (2e-3, 0, 1.0)])
-def test_only_near_ties_may_fall_the_other_way(gap, ties, error):
-    """Two scores `gap` apart; the file takes the lower one, and what follows from it."""
-
-    def choose(noise: torch.Tensor) -> dict[str, torch.Tensor]:
-        index = noise.argmax(-1)
-        return {"pick": torch.nn.functional.one_hot(index, 3).float(), "after": 10.0 * index}
-
-    feed = {"noise": np.array([[1.0, 1.0 - gap, 0.0]], np.float32)}
-    wrong = {name: value.numpy() for name, value in choose(torch.tensor([[0.0, 1.0, 0.0]])).items()}
-    ports = (frozen.Port("pick", "action", "float32", (3,)), frozen.Port("after", "action", "float32", ()))
-    part = frozen.Part(
-        "toy",
-        torch.nn.Identity(),
-        (),
-        ports,
-        (frozen.Choice("pick", "noise", slice(None)),),
-        lambda inputs: frozen.Answer(choose(inputs["noise"]), {"after": torch.full((), 10.0)}),
-    )
-    result = parity.compare_step(part, lambda _: wrong, feed)
-    assert (result.ties, result.max_abs_error, result.passed) == (ties, error, error == 0)
-
-
-def test_numbers_that_are_none_never_pass():
-    part = frozen.Part(
-        "toy",
-        torch.nn.Identity(),
-        (),
-        (frozen.Port("x", "reward", "float32", ()),),
-        (),
-        lambda inputs: frozen.Answer({"x": torch.zeros(1)}, {}),
-    )
-    assert not parity.compare_step(part, lambda _: {"x": np.full(1, np.nan)}, {}).passed
-    assert not parity.compare_step(part, lambda _: {"x": np.zeros(2)}, {}).passed
-
-
 def test_the_command_reports_what_scripts_rely_on(cartpole_agent, tmp_path, monkeypatch):
     run = SimpleNamespace(path=tmp_path / "run", config=tmp_path / "config.yaml")
     run.config.write_text("run: {}\n")
@@ -395,7 +279,26 @@ def test_the_command_reports_what_scripts_rely_on(cartpole_agent, tmp_path, monk
 @pytest.mark.extended
 def test_both_parts_of_both_agents_as_onnx(garage_agent, cartpole_agent, tmp_path):
     for name, agent in (("garage", garage_agent), ("cartpole", cartpole_agent)):
+        # The second one replaces interface.json and example.py of the first, whose models stay.
         exported = export_tiny(agent, tmp_path / f"{name}.onnx", part="all")
         assert exported.parity is not None
         assert exported.parity.passed
         assert [path.name for path in exported.paths[:2]] == [f"{name}-policy.onnx", f"{name}-world.onnx"]
+        assert exported.paths[0].exists()
+    assert (tmp_path / "garage-world.onnx").exists()
+
+
+@pytest.mark.extended
+def test_weights_too_large_for_one_file_get_their_own_and_are_replaced_together(cartpole_agent, tmp_path, monkeypatch):
+    monkeypatch.setattr(formats, "ONE_FILE", 0)
+    for _ in range(2):
+        exported = export_tiny(cartpole_agent, tmp_path)
+        assert [path.name for path in exported.paths[:2]] == ["policy.onnx", "policy.onnx.data"]
+        assert exported.parity is not None
+        assert exported.parity.passed
+
+
+@pytest.mark.extended
+def test_a_second_pt2_replaces_the_first(cartpole_agent, tmp_path):
+    first = export_tiny(cartpole_agent, tmp_path / "agent.pt2", format="pt2", verify=False)
+    assert export_tiny(cartpole_agent, tmp_path / "agent.pt2", format="pt2").paths == first.paths

@@ -117,6 +117,18 @@ def test_even_kernels_are_refused():
     assert refused(CoderConfig, kernel=4).what == "kernel=4 is even."
 
 
+@pytest.mark.parametrize(("blocks", "depth", "suggested"), [(3, 2, 1), (8, 3, 4), (16, 2, 8)])
+def test_blocks_must_divide_memory_and_channels(blocks, depth, suggested):
+    specs = {"camera": IMAGE}
+    with pytest.raises(
+        ConfigError, match=f"blocks={blocks} do not divide 16 units of memory and {4 * depth}"
+    ) as caught:
+        Decoder(specs, CoderConfig(depth=depth, units=8, blocks=blocks), DETER, STOCH)
+    assert caught.value.hint == f"Set world.objective.decoder.blocks={suggested}, or another depth."
+    decoder = Decoder(specs, CoderConfig(depth=depth, units=8, blocks=suggested), DETER, STOCH)
+    assert decoder(torch.randn(2, DETER + STOCH))["camera"].shape == (2, 3, 8, 8)
+
+
 def test_one_hot():
     x = torch.tensor([[0, 3], [2, -1], [-1, 0]], dtype=torch.int32)
     expected = [[1, 0, 0, 0, 0, 0, 1], [0, 0, 1, 0, 0, 0, 0], [0, 0, 0, 1, 0, 0, 0]]
