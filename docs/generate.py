@@ -73,8 +73,8 @@ command exits with in [exit-codes.md](exit-codes.md). `dreamer COMMAND --help` s
 
 - **Standard output is the result, standard error is everything else**: plan, progress, warnings, errors. `train` prints
   the run directory, `imagine` and `export` the files that they wrote, one a line, `evaluate` its table.
-- **Errors are two lines** on standard error: `error  what was wrong`, and `hint   what to type`. The traceback is in the
-  run's `logs/`, and on the screen with `--verbose`.
+- **Errors are two lines** on standard error: `error  what was wrong`, and `hint   what to type`. The traceback is in
+  the run's `logs/`, and on the screen with `--verbose`.
 - `-q`, `-v` and `--json` may stand before or after the command.
 - **Colour** follows `NO_COLOR` and `FORCE_COLOR`. Away from a terminal there is none, and progress is a plain line now
   and then: `time key=value ...`.
@@ -149,7 +149,9 @@ def configuration() -> str:
     """Every key of the tree with its default, what it takes, and what the docstring of its part says."""
     lines = [CONFIGURATION, *_part("", Config())]
     lines += ["## `loss_scales`", "", "Weights of the losses. A loss without a weight is an error.", ""]
-    lines += rows("key|default", [(f"`loss_scales.{key}`", f"`{value:g}`") for key, value in Config().loss_scales.items()])
+    lines += rows(
+        "key|default", [(f"`loss_scales.{key}`", f"`{value:g}`") for key, value in Config().loss_scales.items()]
+    )
     return "\n".join(lines)
 
 
@@ -253,12 +255,14 @@ def exit_codes() -> str:
     classes = {cls.exit_code: cls for cls in [DreamerError, *DreamerError.__subclasses__()]}
     found = [("0", "ok", "Finished. Also: already complete.")]
     for code, cls in sorted(classes.items()):
-        said = "An unexpected exception: a bug. Its traceback is in the run's `logs/`." if code == 1 else cls.__doc__ or ""
+        said = (
+            "An unexpected exception: a bug. Its traceback is in the run's `logs/`." if code == 1 else cls.__doc__ or ""
+        )
         found.append((str(code), cls.name, cell(said)))
     more = [
-        "75 follows SIGTERM, SIGUSR1, SIGHUP and `--max-time`; 130 follows Ctrl-C. After both the checkpoint is saved, the",
-        "run directory is on standard output, and the last line of standard error is the command that continues the run.",
-        "A second signal stops at once; the last checkpoint is whole even then.",
+        "75 follows SIGTERM, SIGUSR1, SIGHUP and `--max-time`; 130 follows Ctrl-C. When `train` ends with either, the",
+        "checkpoint is saved, the run directory is on standard output, and the last line of standard error is the",
+        "command that continues the run. A second Ctrl-C stops at once; the last checkpoint is whole even then.",
     ]
     return "\n".join([EXIT_CODES, *rows("code|name|when", found), *more])
 
@@ -292,7 +296,12 @@ def preset_page() -> str:
     found = records()
     for kind, title in KIND_TITLES.items():
         table = [
-            (f"[`{r['name']}`](../../presets/{r['name']}.yaml)", cell(r["title"]), *_counted(r), cell(r["source"] or ""))
+            (
+                f"[`{r['name']}`](../../presets/{r['name']}.yaml)",
+                cell(r["title"]),
+                *_counted(r),
+                cell(r["source"] or ""),
+            )
             for r in found
             if r["kind"] == kind
         ]

@@ -16,6 +16,7 @@ from dreamer_cli.config import Config, load_config
 from dreamer_cli.errors import ResourceError, StateError
 from dreamer_cli.findrun import find_checkpoint
 from dreamer_cli.learner import Learner
+from dreamer_cli.replay.ring import Plan, plan
 from dreamer_cli.replay.storage import Replay
 from dreamer_cli.report import Reporter
 from dreamer_cli.requests import Checkpoint
@@ -77,11 +78,22 @@ def build_learner(cfg: Config, agent: Agent) -> Learner:
     return Learner(agent, cfg.optim, cfg.loss_scales, bf16, derive_seed(cfg.run.seed, "updates"))
 
 
-def build_replay(cfg: Config, agent: Agent) -> Replay:
-    """An empty replay with room for what the run collects, within its limits."""
-    expected = cfg.run.steps // agent.spec.repeat + 1
+def replay_limits(cfg: Config, spec: EnvSpec) -> tuple[int, int]:
+    """Room for what the run collects, within its limits: records and bytes."""
+    expected = cfg.run.steps // spec.repeat + 1
     # Every episode adds one record more than it has decisions; an eighth allows for episodes of eight.
-    capacity, max_bytes = cfg.replay.limits(expected + expected // 8, cfg.run.num_envs)
+    return cfg.replay.limits(expected + expected // 8, cfg.run.num_envs)
+
+
+def replay_plan(cfg: Config, agent: Agent) -> Plan:
+    """The sizes of the replay, without its memory."""
+    capacity, max_bytes = replay_limits(cfg, agent.spec)
+    return plan(agent.spec, cfg.run.num_envs, latent_fields(agent), capacity, max_bytes, cfg.replay.batch_length)
+
+
+def build_replay(cfg: Config, agent: Agent) -> Replay:
+    """An empty replay."""
+    capacity, max_bytes = replay_limits(cfg, agent.spec)
     return Replay(
         agent.spec,
         cfg.run.num_envs,

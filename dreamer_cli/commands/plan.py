@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from dreamer_cli.agent import Agent
-from dreamer_cli.commands.assemble import build_agent, build_learner, build_replay
+from dreamer_cli.commands.assemble import build_agent, build_learner, replay_plan
 from dreamer_cli.config import Config
 from dreamer_cli.numbers import format_bytes, format_count, format_duration
 from dreamer_cli.report import Result
@@ -36,25 +36,22 @@ def random_batch(agent: Agent, batch: int, length: int) -> Batch:
     return Batch(obs, action, torch.zeros(batch, length, device=device), flags, flags, flags, start)
 
 
-def measure(cfg: Config, spec: EnvSpec, device: torch.device) -> tuple[float, float]:
-    """Seconds of an update and of a policy step, tried on an agent of its own. Rough: a small batch is scaled up."""
-    agent = build_agent(cfg, spec, device)
+def measure(cfg: Config, agent: Agent, device: torch.device) -> tuple[float, float]:
+    """Seconds of an update and of a policy step, tried on `agent`, which learns nonsense from it."""
     learner = build_learner(cfg, agent)
     size, length = cfg.replay.batch_size, cfg.replay.batch_length
     update_s = 0.0
     for trial in dict.fromkeys([(min(size, 2), min(length, 8)), (size, min(length, 8)), (size, length)]):
-        batch = random_batch(agent, *trial)
-        trial_s = _seconds(partial(learner.update, batch), device)
+        trial_s = _seconds(partial(learner.update, random_batch(agent, *trial)), device)
         update_s = trial_s * (size * length) / (trial[0] * trial[1])
         if trial_s > QUICK_S:
             break
-    carry = agent.initial(cfg.run.num_envs)
     now = random_batch(agent, cfg.run.num_envs, 1)
     obs = {key: value[:, 0] for key, value in now.obs.items()}
 
     @torch.no_grad()
     def act() -> None:
-        agent.policy(obs, now.is_first[:, 0], carry, agent.noise(cfg.run.num_envs))
+        agent.policy(obs, now.is_first[:, 0], agent.initial(cfg.run.num_envs), agent.noise(cfg.run.num_envs))
 
     return update_s, _seconds(act, device)
 
@@ -73,21 +70,21 @@ def _seconds(call: Any, device: torch.device) -> float:
 
 def estimate(cfg: Config, spec: EnvSpec, device: torch.device) -> dict[str, Any]:
     """Budget, memory, disk and time of a run, as `train --plan --json` has them."""
-    with torch.device("meta"):
-        counts = Agent(cfg.world, cfg.behaviour, spec).parameter_counts()
+    agent = build_agent(cfg, spec, device)
+    counts = agent.parameter_counts()
     decisions = -(-cfg.run.steps // (spec.repeat * cfg.run.num_envs)) * cfg.run.num_envs
     batch_records = cfg.replay.batch_size * cfg.replay.batch_length
-    waiting = max(min(batch_records, 1024), cfg.run.prefill // spec.repeat)
+    waiting = max(min(batch_records, cfg.run.min_records), cfg.run.prefill // spec.repeat)
     updates = int(max(0, decisions - waiting) * cfg.run.train_ratio / batch_records)
-    update_s, policy_s = measure(cfg, spec, device)
-    replay = build_replay(cfg, build_agent(cfg, spec, "cpu"))
+    update_s, policy_s = measure(cfg, agent, device)
+    replay = replay_plan(cfg, agent)
     # Weights, gradients and two moments of the optimiser, in float32; the slow critic adds its own size.
     model_bytes = 4 * (4 * counts["total"] + counts["critic"])
     records = min(replay.capacity, decisions + decisions // 8)
     return {
         "parameters": counts,
         "budget": {"steps": cfg.run.steps, "decisions": decisions, "updates": updates},
-        "memory": {"replay_bytes": replay.plan.bytes, "model_bytes": model_bytes},
+        "memory": {"replay_bytes": replay.bytes, "model_bytes": model_bytes},
         "replay": {
             "capacity": replay.capacity,
             "bytes_per_record": replay.bytes_per_record,

@@ -17,7 +17,7 @@ from dreamer_cli.agent import Agent
 from dreamer_cli.commands import export
 from dreamer_cli.envs.make import EnvConfig, make_env
 from dreamer_cli.errors import EnvError, UsageError
-from dreamer_cli.interface import sources_of, example_source
+from dreamer_cli.interface import example_source, sources_of
 from dreamer_cli.requests import ExportRequest
 from dreamer_cli.structs import Carry, State
 from tests.commands.tiny import CARTPOLE, QUIET, export_tiny, garage, tiny_agent
