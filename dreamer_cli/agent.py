@@ -1,5 +1,6 @@
 """The agent: a model of the world and a way to behave in it."""
 
+from dataclasses import replace
 from typing import Literal, NamedTuple
 
 import torch
@@ -42,6 +43,11 @@ class Agent(nn.Module):
         self.behaviour = ActorCritic(behaviour, self.world.dynamics.feat_size, spec.action)
         self.discrete = [bool(part.classes) for part in spec.action for _ in range(part.width)]
         self.register_buffer("is_discrete", torch.tensor(self.discrete), persistent=False)
+
+    @property
+    def seen(self) -> EnvSpec:
+        """The environment as the agent sees it: without observations that its encoder leaves out."""
+        return replace(self.spec, observation=self.world.encoder.specs)
 
     # ── acting ──────────────────────────────────────────────────────────────────────────────────────────
 

@@ -189,7 +189,7 @@ def dream(
     return Dreams(
         mode=mode,
         context=context,
-        truth={key: value[rows, held] for key, value in windows.obs.items()},
+        truth={key: value[rows, held] for key, value in windows.obs.items() if key in model},
         model={key: to_numpy(value) for key, value in model.items()},
         action=to_numpy(action),
         reward=to_numpy(agent.world.reward(feat).mean),

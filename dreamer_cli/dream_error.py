@@ -51,7 +51,8 @@ def _predictions(dreams: Dreams, t: int, alive: np.ndarray) -> dict[str, float]:
 
 def _errors(dreams: Dreams, specs: Mapping[str, ObsSpec], t: int, alive: np.ndarray) -> dict[str, float]:
     errors: dict[str, float] = {}
-    for key, spec in specs.items():
+    for key in dreams.truth:
+        spec = specs[key]
         truth, model = dreams.truth[key][alive, t], dreams.model[key][alive, t].astype(np.float64)
         if spec.kind == "discrete":
             guess = np.stack([part.argmax(-1) for part in np.split(model, np.cumsum(spec.classes)[:-1], -1)], -1)

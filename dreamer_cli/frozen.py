@@ -87,7 +87,7 @@ class PolicyStep(nn.Module):
 
     def __init__(self, agent: Agent) -> None:
         super().__init__()
-        self.keys, self.action = list(agent.spec.observation), agent.spec.action
+        self.keys, self.action = list(agent.seen.observation), agent.spec.action
         self.world = nn.ModuleDict({"encoder": agent.world.encoder, "dynamics": agent.world.dynamics})
         self.behaviour = nn.ModuleDict({"actor": agent.behaviour.actor})
 
@@ -157,7 +157,7 @@ def frozen(agent: Agent, part: str) -> list[Part]:
 
 def policy_part(agent: Agent) -> Part:
     """(observation, is_first, carry, noise) → (action, carry, native actions)."""
-    spec, state = agent.spec, agent.world.dynamics.initial(1)
+    spec, state = agent.seen, agent.world.dynamics.initial(1)
     action = (spec.action_width,)
     names = port_names(spec.observation, "obs")
     native = port_names([part.key for part in spec.action], "native")

@@ -22,13 +22,24 @@ class Learner:
     Args:
         agent: on its device already.
         optim: settings of the optimiser.
-        loss_scales: weight of each loss; `objective` weighs those of every observation key.
+        loss_scales: weight of each loss; `objective` weighs those of every observation key, `objective/KEY` of one.
         bf16: run networks in bfloat16 (parameters, losses and distributions stay float32).
         seed: of the randomness of updates.
+        compile: compile the steps of the RSSM; the first update takes a minute longer, the others are faster.
     """
 
-    def __init__(self, agent: Agent, optim: Any, loss_scales: Mapping[str, float], bf16: bool, seed: int) -> None:
+    def __init__(
+        self,
+        agent: Agent,
+        optim: Any,
+        loss_scales: Mapping[str, float],
+        bf16: bool,
+        seed: int,
+        compile: bool = False,
+    ) -> None:
         self.agent = agent
+        if compile:
+            agent.world.dynamics.compile_steps()
         self.loss_scales = loss_scales
         self.params = [p for p in agent.parameters() if p.requires_grad]
         self.optim = optim.build(self.params)
@@ -58,15 +69,16 @@ class Learner:
         return {"deter": states.deter, "stoch": latent.pack(states.stoch)}, metrics
 
     def scale(self, name: str) -> float:
-        """The weight of a loss.
+        """The weight of a loss: its own (`objective/image`), or that of its family (`objective`).
 
         Raises:
             ConfigError: no weight is given for it: a loss must not be dropped by accident.
         """
-        key = name.split("/")[0]
-        if key not in self.loss_scales:
-            raise ConfigError(f"The loss {key!r} has no scale.", hint=f"Set loss_scales.{key}=1.0")
-        return self.loss_scales[key]
+        family = name.split("/")[0]
+        scale = self.loss_scales.get(name, self.loss_scales.get(family))
+        if scale is None:
+            raise ConfigError(f"The loss {family!r} has no scale.", hint=f"Set loss_scales.{family}=1.0")
+        return scale
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """The precision that networks run in."""

@@ -76,7 +76,6 @@ SECTIONS: dict[str, dict[str, Metric]] = {
         "optim/grad_norm": Metric("", "norm of all gradients together, before clipping"),
         "optim/clipped": Metric("fraction", "share of the parameter tensors whose gradient was clipped"),
         "optim/lr": Metric("", "learning rate, warm-up included"),
-        "optim/skipped": Metric("fraction", "share of the updates left out because loss or gradient was not finite"),
     },
     "Replay": {
         "replay/records": Metric("records", "records stored"),

@@ -92,7 +92,7 @@ def random_observation(spec: EnvSpec, key: str, rng: np.random.Generator) -> np.
 def record(agent: Agent, observations: Observations, steps: int = STEPS, seed: int = 0) -> Recording:
     """Let the agent act, and keep what every part would be asked on the way."""
     generator = torch.Generator().manual_seed(seed)
-    names = port_names(agent.spec.observation, "obs")
+    names = port_names(agent.seen.observation, "obs")
     carry = agent.initial(1)
     recording: Recording = {"policy": [], "world": []}
     obs, first = next(observations)

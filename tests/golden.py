@@ -42,7 +42,8 @@ WORLD = {
 }
 BEHAVIOUR = {"horizon": 4, "actor": {"units": 24}, "critic": {"units": 24, "layers": 3}}
 LOSS_SCALES = {
-    "dyn": 1.0, "rep": 0.1, "objective": 1.0, "reward": 1.0, "cont": 1.0, "actor": 1.0, "critic": 1.0, "replay_critic": 0.3,
+    "dyn": 1.0, "rep": 0.1, "objective": 1.0, "reward": 1.0, "cont": 1.0,
+    "actor": 1.0, "critic": 1.0, "replay_critic": 0.3,
 }  # fmt: skip
 
 

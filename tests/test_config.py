@@ -152,7 +152,7 @@ def test_a_file_overrides_a_complete_config(tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text(to_yaml(resolve(env="CartPole-v1", presets=["debug"]).config))
     config = resolve(config_file=path, presets=["cpu"], settings=["run.seed=3"], env="Acrobot-v1").config
-    assert (config.env.id, config.run.seed, config.replay.batch_length, config.run.steps) == ("Acrobot-v1", 3, 32, 500)
+    assert (config.env.id, config.run.seed, config.replay.batch_length, config.run.steps) == ("Acrobot-v1", 3, 16, 500)
 
 
 def test_a_runs_damaged_config_is_a_matter_of_state(tmp_path):

@@ -121,7 +121,7 @@ def test_losses_and_gradients(agent, dtype):
     ("run", "optim", "tolerances"),
     [
         ("const", LaPropConfig(lr=4e-3, warmup=0), {torch.float64: 1e-6, torch.float32: 1e-2}),
-        # The official warm-up ramp is evaluated in float32 and off by 1e-5; its steps are too small for float32 weights.
+        # The official warm-up ramp is computed in float32, off by 1e-5; its steps are too small for float32 weights.
         ("official", LaPropConfig(lr=4e-5, warmup=1000), {torch.float64: 1e-4}),
     ],
 )

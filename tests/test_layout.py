@@ -1,4 +1,7 @@
-"""The package's shape: imports point only downwards, help needs no torch, and nothing read from disk is executed."""
+"""The package's shape: no rings, help needs no torch, nothing read from disk is executed.
+
+That imports point only downwards is tested against the layout in the docs (`test_docs.py`).
+"""
 
 import ast
 from collections.abc import Iterator
@@ -8,46 +11,6 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "dreamer_cli"
-
-# Top to bottom: a module imports only from lines below its own, or from its own line without making a ring.
-# A folder stands for all that is in it. A new file at the top level of the package belongs on one of these lines.
-LAYERS = [
-    ["__main__"],
-    ["cli"],  # parse, call, print
-    ["commands"],  # one command, one story
-    [
-        "charts",
-        "draw",
-        "dream_error",
-        "formats",
-        "interface",
-        "panels",
-        "parity",
-        "reality",
-        "target",
-    ],  # pictures, exports
-    ["acting", "collector", "config", "dream", "frozen", "learner"],  # an agent at work
-    ["agent"],
-    ["behaviour"],  # what to do
-    ["world"],  # what happens
-    ["envs", "nets", "optim", "replay"],  # know nothing of each other
-    ["checks", "findrun", "presets", "runs", "trees", "yamlio"],  # settings and run directories
-    [
-        "checkpoint",
-        "live",
-        "live_text",
-        "live_view",
-        "log",
-        "manifest",
-        "sinks",
-        "tensorfiles",
-        "video",
-    ],  # what is written
-    ["clock", "files", "lock", "metrics", "numbers", "report", "requests", "stop", "stopwatch", "table"],  # leaves
-    ["registry", "shapes", "spaces", "structs"],
-    ["errors"],
-    ["__init__"],  # the version
-]
 
 
 def modules() -> dict[str, ast.Module]:
@@ -88,26 +51,6 @@ def ours(full: str) -> str | None:
 def graph() -> dict[str, set[str]]:
     """Module → modules of this package that it imports."""
     return {name: {other for full in imported(tree) if (other := ours(full))} for name, tree in MODULES.items()}
-
-
-def layer(name: str) -> int:
-    top = name.split(".")[0]
-    lines = [i for i, line in enumerate(LAYERS) if top in line]
-    assert lines, f"{top!r} is new: give it a place in LAYERS"
-    return lines[0]
-
-
-def test_every_module_has_one_place():
-    listed = [name for line in LAYERS for name in line]
-    assert len(listed) == len(set(listed))
-    assert not {name.split(".")[0] for name in MODULES} - set(listed), "new files: give them a place in LAYERS"
-
-
-def test_imports_point_downwards():
-    wrong = [
-        f"{name} imports {other}" for name, others in graph().items() for other in others if layer(other) < layer(name)
-    ]
-    assert not wrong
 
 
 def test_there_are_no_rings():

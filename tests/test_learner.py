@@ -232,3 +232,24 @@ def test_it_learns_a_batch_by_heart():
     for name in ("speed", "reward", "cont"):
         assert history[-1][f"loss/{name}"] < 0.9 * history[0][f"loss/{name}"], name
     assert math.isfinite(history[-1]["loss/total"])
+
+
+def test_a_loss_may_have_a_scale_of_its_own():
+    learner = make_learner(make_agent())
+    learner.loss_scales = {**LOSS_SCALES, "objective/camera": 0.01}
+    assert learner.scale("objective/camera") == 0.01
+    assert learner.scale("objective/speed") == LOSS_SCALES["objective"]
+
+
+@pytest.mark.extended
+def test_compiled_steps_equal_plain_ones():
+    plain, compiled = make_learner(make_agent()), make_learner(make_agent())
+    compiled.agent.world.dynamics.compile_steps()
+    for learner in (plain, compiled):
+        learner.generator.manual_seed(1)
+    for _ in range(3):
+        batch = make_batch(plain.agent)
+        _, ours = compiled.update(batch)
+        _, theirs = plain.update(batch)
+        for name, value in theirs.items():
+            torch.testing.assert_close(ours[name], value, rtol=1e-4, atol=1e-5)

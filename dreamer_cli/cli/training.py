@@ -49,7 +49,7 @@ def train(
             "-e",
             metavar="ID",
             panel=WHAT,
-            help="Gymnasium id, module:Id, pkg.mod:Class, ./file.py:Class, or suite:task.",
+            help="Gymnasium id, module:Id, pkg.mod:Class or ./file.py:Class.",
         ),
     ] = None,
     env_kwarg: Annotated[
@@ -184,7 +184,7 @@ def train(
         choice("--precision", among=("auto", "fp32", "bf16"), panel=MACHINE, help="Of the arithmetic (auto)."),
     ] = None,
     compile: Annotated[
-        bool | None, flag("--compile/--no-compile", panel=MACHINE, help="Compile updates with torch.")
+        bool | None, flag("--compile/--no-compile", panel=MACHINE, help="Compile the RSSM's steps; pays in long runs.")
     ] = None,
     deterministic: Annotated[
         bool | None, flag("--deterministic", panel=MACHINE, help="Same numbers again on the same GPU; slower.")

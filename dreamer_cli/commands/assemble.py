@@ -75,7 +75,8 @@ def build_learner(cfg: Config, agent: Agent) -> Learner:
     """What trains the agent."""
     device = next(agent.parameters()).device
     bf16 = runs_in_bf16(cfg.run.precision, device)
-    return Learner(agent, cfg.optim, cfg.loss_scales, bf16, derive_seed(cfg.run.seed, "updates"))
+    seed = derive_seed(cfg.run.seed, "updates")
+    return Learner(agent, cfg.optim, cfg.loss_scales, bf16, seed, compile=bool(cfg.run.compile))
 
 
 def replay_limits(cfg: Config, spec: EnvSpec) -> tuple[int, int]:

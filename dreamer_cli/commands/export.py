@@ -128,7 +128,7 @@ def freeze(
         recording = _record(agent, env, report) if verify else None
         interface = describe(
             parts,
-            agent.spec,
+            agent.seen,
             target.models,
             format,
             env_config=origin.env,

@@ -54,12 +54,12 @@ def loop(start: Start, reporter: Reporter, stop: StopSignal) -> Result:
                     run.update()
                     if stop.requested:
                         break
-                if run.due("log"):
-                    run.write_metrics()
                 if run.due("eval"):
                     run.evaluate()
                 if run.due("dream"):
                     run.film_dream()
+                if run.due("log") or run.unwritten:
+                    run.write_metrics()
                 if run.due("save"):
                     run.save()
         run.finish()

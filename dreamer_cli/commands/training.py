@@ -1,7 +1,6 @@
 """One training in progress: its parts, and what is done with them."""
 
 import time
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -71,11 +70,13 @@ class Training:
         self.envs = VectorEnv(self.cfg.env, self.cfg.run.num_envs, derive_seed(seed, "train"), vec=self.cfg.env.vec)
         self.envs.check_stop = stop.check
         self.collector = Collector(self.envs, self.replay)
-        self.ratio = Ratio(self.cfg.run.train_ratio, self.cfg.replay.batch_size * self.cfg.replay.batch_length)
+        self.batch_records = self.cfg.replay.batch_size * self.cfg.replay.batch_length
+        self.ratio = Ratio(self.cfg.run.train_ratio, self.batch_records)
         self.checkpoints = Checkpoints(self.run.checkpoints, self.cfg.run.keep, warn=reporter.warn)
         self.updates = 0
         self.learnt_updates = 0  # of this process, for the speed
         self.evaluated: dict[str, Any] | None = None
+        self.unwritten: dict[str, Any] = {}  # what the next record says besides
         self.failed_saves = 0
         resumed = self._resume()
         self.first_step = self.env_steps
@@ -136,8 +137,7 @@ class Training:
 
     def updates_due(self) -> int:
         """Updates owed for what was collected; none before there is enough to learn from."""
-        batch = self.cfg.replay.batch_size * self.cfg.replay.batch_length
-        waiting = self.collector.records < min(batch, self.cfg.run.min_records) or not len(self.replay)
+        waiting = self.collector.records < min(self.batch_records, self.cfg.run.min_records) or not len(self.replay)
         if waiting or self.env_steps < self.cfg.run.prefill:
             return 0
         return self.ratio(self.collector.records)
@@ -155,8 +155,8 @@ class Training:
         self.learnt_updates += 1
         self.log.add(metrics)
 
-    def write_metrics(self, extra: Mapping[str, Any] | None = None) -> None:
-        """Write one record: means since the last one, speed, where the time went, and `extra`.
+    def write_metrics(self) -> None:
+        """Write one record: means since the last one, speed, where the time went, and the latest evaluation.
 
         Raises:
             DivergedError: the loss is no longer finite.
@@ -170,8 +170,10 @@ class Training:
             "replay/records": self.replay.records,
             "replay/capacity": self.replay.capacity,
             "replay/bytes": self.replay.records * self.replay.bytes_per_record,
-            **(extra or {}),
+            "replay/ratio": self.updates * self.batch_records / max(1, self.collector.records),
+            **self.unwritten,
         }
+        self.unwritten = {}
         self._logged = (self.env_steps, self.updates)
         record = self.log.write(self.env_steps, self.updates, len(self.returns), values)
         self.display.update(self.env_steps, self.updates, len(self.returns), record)
@@ -211,13 +213,12 @@ class Training:
         self.run.eval.mkdir(exist_ok=True)
         write_atomic(self.run.eval / f"{step:09d}.json", [json_bytes({**self.evaluated, "lengths": scores.lengths})])
         self.display.evaluated(step, scores.mean, scores.std, len(scores.returns))
-        values = {
+        self.unwritten = {
             "eval/return_mean": scores.mean,
             "eval/return_std": scores.std,
             "eval/length_mean": lengths,
             "eval/episodes": len(scores.returns),
         }
-        self.write_metrics(values)
         best = self.checkpoints.best()
         if (best is None or best["by"] != "evaluation" or scores.mean > best["score"]) and self.save():
             self.checkpoints.mark_best(step, scores.mean, "evaluation")
@@ -281,10 +282,10 @@ class Training:
     def finish(self) -> None:
         """The last record, evaluation and checkpoint; after a stop only what must be saved."""
         done = self.env_steps >= self.cfg.run.steps
-        if self.env_steps > self._logged[0] or self.updates > self._logged[1]:
-            self.write_metrics()
         if done and self.cfg.run.eval_every and (self.evaluated or {}).get("checkpoint_step") != self.env_steps:
             self.evaluate()
+        if self.env_steps > self._logged[0] or self.updates > self._logged[1] or self.unwritten:
+            self.write_metrics()
         self.save()
         if done and not self.updates:
             self.reporter.warn(

@@ -51,6 +51,8 @@ class CoderConfig:
         units: width of the MLP for vectors and classes.
         layers: depth of that MLP.
         blocks: how the decoder's first layer splits the memory.
+        keys: observation keys that are coded; null: all. An encoder that leaves one out never sees it, a decoder
+            never draws it.
     """
 
     depth: AtLeastOne = 16
@@ -59,10 +61,25 @@ class CoderConfig:
     units: AtLeastOne = 256
     layers: AtLeastOne = 3
     blocks: AtLeastOne = 8
+    keys: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.kernel % 2 == 0:
             raise ConfigError(f"kernel={self.kernel} is even.", hint="An odd kernel keeps the picture's size.")
+
+    def choose(self, specs: Specs) -> Specs:
+        """The observation keys that are coded.
+
+        Raises:
+            ConfigError: there is no such key, or none is left.
+        """
+        if self.keys is None:
+            return specs
+        if not self.keys or not set(self.keys) <= specs.keys():
+            raise ConfigError(
+                f"keys={list(self.keys)} does not choose from the observation.", hint=f"There are: {', '.join(specs)}."
+            )
+        return {key: spec for key, spec in specs.items() if key in self.keys}
 
 
 class Pyramid:
@@ -143,6 +160,7 @@ class Encoder(nn.Module):
 
     def __init__(self, specs: Specs, cfg: CoderConfig) -> None:
         super().__init__()
+        self.specs = specs = dict(cfg.choose(specs))
         parts: list[Any] = []
         if vectors(specs):
             parts.append(VectorEncoder(vectors(specs), cfg))
@@ -156,7 +174,7 @@ class Encoder(nn.Module):
     def forward(self, obs: dict[str, Tensor]) -> Tensor:
         """Any leading axes, then each key's own → the same leading axes, then E."""
         lead = obs[self.lead_key].shape[: obs[self.lead_key].dim() - self.event_dims]
-        flat = {key: value.flatten(0, len(lead) - 1) for key, value in obs.items()}
+        flat = {key: obs[key].flatten(0, len(lead) - 1) for key in self.specs}
         return torch.cat([part(flat) for part in self.parts], -1).unflatten(0, lead)
 
 
@@ -218,7 +236,7 @@ class Decoder(nn.Module):
 
     def __init__(self, specs: Specs, cfg: CoderConfig, deter: int, stoch: int) -> None:
         super().__init__()
-        self.specs = dict(specs)
+        self.specs = specs = dict(cfg.choose(specs))
         self.split = (deter, stoch)
         parts: list[Any] = []
         if vectors(specs):

@@ -60,6 +60,12 @@ class RSSM(nn.Module):
         self.post_net = MLP(self.core.size + embed, cfg.hidden, cfg.post_layers)
         self.post_out = Linear(cfg.hidden, self.latent.stats_size)
         self.feat_size = self.core.size + self.latent.size
+        self.steps: tuple[Callable[..., Any], Callable[..., Any]] = (self.observe_step, self.imagine_step)
+
+    def compile_steps(self) -> None:
+        """Compile one step of observing and of imagining, for the loops over them. Unrolled loops would take minutes."""
+        compiled = [torch.compile(step, dynamic=False) for step in (self.observe_step, self.imagine_step)]
+        self.steps = (compiled[0], compiled[1])
 
     def initial(self, batch: int) -> State:
         """The state before anything was seen: zeros."""
@@ -115,8 +121,9 @@ class RSSM(nn.Module):
         noise: B T and the latent's own axes. Returns states (B T ...) and posterior statistics (B T S·K).
         """
         state, states, stats = start, [], []
+        observe_step, _ = self.steps
         for t in range(embed.shape[1]):
-            state, stat = self.observe_step(state, prev_action[:, t], embed[:, t], is_first[:, t], noise[:, t])
+            state, stat = observe_step(state, prev_action[:, t], embed[:, t], is_first[:, t], noise[:, t])
             states.append(state)
             stats.append(stat)
         return stack(states), torch.stack(stats, 1)
@@ -130,9 +137,10 @@ class RSSM(nn.Module):
         the last one is never taken, but losses may ask for its state's value).
         """
         state, states, actions = start, [start], []
+        _, imagine_step = self.steps
         for t in range(latent_noise.shape[1]):
             actions.append(policy(self.feat(state), action_noise[:, t]))
-            state = self.imagine_step(state, actions[-1], latent_noise[:, t])
+            state = imagine_step(state, actions[-1], latent_noise[:, t])
             states.append(state)
         actions.append(policy(self.feat(state), action_noise[:, -1]))
         return stack(states), torch.stack(actions, 1)
