@@ -37,10 +37,11 @@ format: setup-dev  ## format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-check: setup-dev  ## lint, format and types
+check: setup-dev  ## lint, format, types, and that imports point only downwards
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/test_layout.py tests/test_docs.py -k "layout or downwards or ring or executed"
 
 test: setup-dev  ## the default tests (under 4 minutes on 2 cores)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
@@ -53,6 +54,24 @@ slow: setup-dev  ## learning and soak tests, by hand (hours)
 
 docs: setup-dev  ## write the pages of docs/reference/ that come from the code
 	$(BIN)/python docs/generate.py
+
+SEED ?= 0
+demo: $(VENV)/.core  ## train, evaluate and film a small agent (under 10 minutes on 2 cores)
+	@echo "── 1 of 3: training on CartPole-v1 (5 minutes or so) ──"
+	@run=$$($(BIN)/dreamer train -p demo --seed $(SEED)); \
+	echo "── 2 of 3: playing 20 episodes, and 20 by chance ──"; \
+	$(BIN)/dreamer evaluate $$run --versus random; \
+	echo "── 3 of 3: filming its dreams ──"; \
+	film=$$($(BIN)/dreamer imagine $$run --source replay --samples 4); \
+	strip=$$($(BIN)/dreamer imagine $$run --source replay --samples 2 --horizon 40 -o $$run/videos/dream.png); \
+	echo; \
+	echo "The dream is in    $$film"; \
+	echo "as one picture     $$strip"; \
+	echo; \
+	echo "Next:  source $(BIN)/activate"; \
+	echo "       dreamer inspect @last"; \
+	echo "       dreamer imagine @last --mode policy -o dream.gif"; \
+	echo "       dreamer train --env Pendulum-v1 -p cpu --steps 8k"
 
 clean:  ## remove .venv and caches
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

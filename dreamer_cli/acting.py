@@ -7,11 +7,11 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from dreamer_cli.agent import Agent, Mode
 from dreamer_cli.spaces import EnvSpec
-from dreamer_cli.structs import Carry, Records
+from dreamer_cli.stopwatch import Stopwatch
+from dreamer_cli.structs import Carry, Records, to_numpy
 
 Latent = Mapping[str, np.ndarray]
 
@@ -60,14 +60,45 @@ class RandomDriver:
     def __call__(self, records: Records, carry: Carry | None) -> tuple[np.ndarray, Latent, None]:
         """One decision in each environment."""
         rows = len(records.is_first)
+        empty = {name: np.zeros((rows, *shape), dtype) for name, (shape, dtype) in self.latent.items()}
+        return self.actions(rows), empty, None
+
+    def actions(self, rows: int) -> np.ndarray:
+        """Flat random actions, rows A."""
         columns = []
         for part in self.spec.action:
             for count in part.classes:
                 columns.append(np.eye(count, dtype=np.float32)[self.generator.integers(count, size=rows)])
             if part.size:
                 columns.append(self.generator.uniform(-1, 1, (rows, part.size)).astype(np.float32))
-        empty = {name: np.zeros((rows, *shape), dtype) for name, (shape, dtype) in self.latent.items()}
-        return np.concatenate(columns, 1), empty, None
+        return np.concatenate(columns, 1)
+
+
+class PrefillDriver:
+    """The agent watches, chance acts: what it remembers of the episode is there when it takes over."""
+
+    def __init__(self, agent: AgentDriver, chance: RandomDriver) -> None:
+        self.agent, self.chance = agent, chance
+        self.initial = agent.initial
+
+    def __call__(self, records: Records, carry: Carry | None) -> tuple[np.ndarray, Latent, Carry]:
+        """One decision in each environment, with the agent's own latents to store."""
+        _, latent, carry = self.agent(records, carry)
+        action = self.chance.actions(len(records.is_first))
+        return action, latent, carry._replace(action=torch.from_numpy(action).to(carry.action))
+
+
+class Timed:
+    """A driver whose time is counted apart from the environments'."""
+
+    def __init__(self, driver: AgentDriver | PrefillDriver, watch: Stopwatch) -> None:
+        self.driver, self.watch = driver, watch
+        self.initial = driver.initial
+
+    def __call__(self, records: Records, carry: Carry) -> tuple[np.ndarray, Latent, Carry]:
+        """What the driver says."""
+        with self.watch("policy"):
+            return self.driver(records, carry)
 
 
 def latent_fields(agent: Agent) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
@@ -81,8 +112,3 @@ def latents(agent: Agent, carry: Carry) -> Latent:
     packed = agent.world.dynamics.latent.pack(carry.state.stoch)
     dtype = agent.world.dynamics.latent.packed[1]
     return {"deter": to_numpy(carry.state.deter), "stoch": packed.cpu().numpy().astype(dtype)}
-
-
-def to_numpy(x: Tensor) -> np.ndarray:
-    """Any tensor as float32 on the CPU."""
-    return x.detach().float().cpu().numpy()

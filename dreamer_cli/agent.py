@@ -1,5 +1,6 @@
 """The agent: a model of the world and a way to behave in it."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Literal, NamedTuple
 
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dreamer_cli.behaviour.actor_critic import ActorCritic, BehaviourConfig
+from dreamer_cli.errors import ConfigError, closest
 from dreamer_cli.nets.distributions import gumbel
 from dreamer_cli.shapes import Bool, Float
 from dreamer_cli.spaces import EnvSpec
@@ -117,6 +119,21 @@ class Agent(nn.Module):
             State(*(x.detach() for x in seen.states)),
             {**seen.metrics, **learnt.metrics},
         )
+
+    def check_loss_names(self, names: Iterable[str]) -> None:
+        """See that every `objective/KEY` is a loss of this agent: a typo would leave the key at its family's weight.
+
+        Raises:
+            ConfigError: it is none.
+        """
+        known = self.world.objective.keys
+        for name in names:
+            family, slash, key = name.partition("/")
+            if family == "objective" and slash and key not in known:
+                raise ConfigError(
+                    f"loss_scales.{name} names {key!r}, which is no observation key that is decoded.",
+                    hint=closest(key, known) + (f"There are: {', '.join(known)}." if known else "There is none."),
+                )
 
     def parameter_counts(self) -> dict[str, int]:
         """Trainable parameters by module, and their total; slow copies are not counted."""

@@ -1,26 +1,11 @@
-"""When something is due: every so often, until some point, or so many updates for what was collected."""
+"""When something is due: every so often, or so many updates for what was collected."""
 
-import re
 import time
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
-from dreamer_cli.errors import ConfigError
-
-_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_DURATION = re.compile(r"(?:[0-9]+(?:\.[0-9]+)?[smhd])+")
-
-
-def duration_s(text: str) -> float:
-    """Seconds in a duration such as `90s`, `10m`, `1.5h`, `11h30m` or `2d`.
-
-    Raises:
-        ConfigError: not a duration. Suffixes are case-sensitive: `M` would be a million.
-    """
-    if not _DURATION.fullmatch(text):
-        raise ConfigError(f"{text!r} is no duration.", hint="For example 90s, 10m or 11h30m.")
-    return sum(float(part[:-1]) * _SECONDS[part[-1]] for part in re.findall(r"[0-9.]+[smhd]", text))
+from dreamer_cli.numbers import parse_duration
 
 
 class Every:
@@ -38,7 +23,7 @@ class Every:
 
     def __init__(self, interval: int | str, start: int = 0, now: Callable[[], float] = time.monotonic) -> None:
         self.steps = interval if isinstance(interval, int) else 0
-        self.seconds = duration_s(interval) if isinstance(interval, str) else 0.0
+        self.seconds = parse_duration(interval) if isinstance(interval, str) else 0.0
         self._now = now
         self._last_step = start
         self._last_s = now()
@@ -53,26 +38,6 @@ class Every:
         if due:
             self._last_s = self._now()
         return due
-
-
-class Until:
-    """Is there more to do? Ends at a step, or when time is up (`seconds`, null: no limit)."""
-
-    def __init__(
-        self, steps: int, seconds: float | int | None = None, now: Callable[[], float] = time.monotonic
-    ) -> None:
-        self.steps = steps
-        self._now = now
-        self._deadline_s = None if seconds is None else now() + seconds
-
-    @property
-    def time_is_up(self) -> bool:
-        """Whether the time limit, if there is one, was reached."""
-        return self._deadline_s is not None and self._now() >= self._deadline_s
-
-    def __call__(self, step: int) -> bool:
-        """Whether to go on, at this step."""
-        return step < self.steps and not self.time_is_up
 
 
 class Ratio:
@@ -105,6 +70,10 @@ class Ratio:
         updates = max(0, self._credit.numerator // self._credit.denominator)
         self._credit -= updates
         return updates
+
+    def give_back(self, updates: int) -> None:
+        """Updates that were owed and not done after all: the next call owes them again."""
+        self._credit += updates
 
     def state(self) -> dict[str, Any]:
         """The count and the fractional credit, as JSON."""

@@ -4,7 +4,7 @@
 now ──▶ policy ──▶ replay.add(now, action, latent) ──▶ envs.step(action) ──▶ next now
                                                             │ is_last
                                                             ▼
-                              replay.add(last, no action, no latent) ──▶ reset ──▶ next now
+                              replay.add(last, no action, no latent) ··▶ reset, as the next round begins
 ```
 An episode of n decisions gives n + 1 records: its reset, and what followed each decision.
 """
@@ -64,7 +64,8 @@ class Collector:
         env_steps: environment steps taken, as papers count them: decisions times action repeat.
         records: records stored, those of resets and of last observations included.
         episodes: episodes ended.
-        now: the records that the policy answers next; None before the first round and after a failed one.
+        now: the records of the last round, with the last ones of episodes; None before the first round and after a
+            failed one.
     """
 
     def __init__(self, envs: VectorEnv, replay: Memory) -> None:
@@ -75,7 +76,6 @@ class Collector:
         self._returns = np.zeros(envs.num_envs)
         self._decisions = np.zeros(envs.num_envs, np.int64)
         self._everyone = np.arange(envs.num_envs)
-        self._undrained: list[Ended] = []
         self._began = time.monotonic()
 
     def step(self, driver: Driver) -> list[Ended]:
@@ -84,10 +84,9 @@ class Collector:
         Raises:
             EnvError: see `VectorEnv.step`; what was decided is stored, the next round begins with resets.
         """
-        now = self._begin() if self.now is None else self.now
+        now, self.now = self._begin(self.now), None
         carry = driver.initial(self.envs.num_envs) if self._carry is None else self._carry
         action, latent, carry = driver(now, carry)
-        self.now = None
         self._add(self._everyone, now, action, latent)
         after = self.envs.step(action)
         self.env_steps += self.envs.num_envs * self.envs.spec.repeat
@@ -100,13 +99,7 @@ class Collector:
             empty = {name: np.zeros((len(rows), *value.shape[1:]), value.dtype) for name, value in latent.items()}
             self._add(rows, _rows(after, rows), np.zeros((len(rows), action.shape[1]), np.float32), empty)
             ended = [self._end(int(row)) for row in rows]
-            after = _merged(after, self.envs.reset(after.is_last), after.is_last)
         self.now, self._carry = after, carry
-        return ended
-
-    def drain(self) -> list[Ended]:
-        """Episodes that ended since this was last asked."""
-        ended, self._undrained = self._undrained, []
         return ended
 
     def state_dict(self) -> dict[str, Any]:
@@ -133,10 +126,15 @@ class Collector:
         self.envs.episodes[:] = state["begun"]
         self.now = self._carry = None
 
-    def _begin(self) -> Records:
-        self._returns[:] = 0
-        self._decisions[:] = 0
-        return self.envs.reset()
+    def _begin(self, now: Records | None) -> Records:
+        """Reset what has ended, or everything where nothing is known to go on.
+
+        Not at the end of a round: a reset may be interrupted, and nobody would hear of the episodes that ended.
+        """
+        if now is None:
+            self._returns[:] = self._decisions[:] = 0
+            return self.envs.reset()
+        return now.updated(self.envs.reset(now.is_last), now.is_last) if now.is_last.any() else now
 
     def _add(self, rows: np.ndarray, records: Records, action: np.ndarray, latent: Mapping[str, np.ndarray]) -> None:
         self.replay.add(rows, records, action, latent)
@@ -153,20 +151,9 @@ class Collector:
         )
         self._returns[row] = self._decisions[row] = 0
         self.episodes += 1
-        self._undrained.append(ended)
         return ended
 
 
 def _rows(records: Records, rows: np.ndarray) -> Records:
     obs = {key: value[rows] for key, value in records.obs.items()}
     return Records(obs, *(column[rows] for column in records[1:]))
-
-
-def _merged(old: Records, new: Records, mask: np.ndarray) -> Records:
-    """Rows of `new` where `mask`, else of `old`."""
-
-    def choose(kept: np.ndarray, fresh: np.ndarray) -> np.ndarray:
-        return np.where(mask.reshape(-1, *(1,) * (kept.ndim - 1)), fresh, kept)
-
-    obs = {key: choose(value, new.obs[key]) for key, value in old.obs.items()}
-    return Records(obs, *(choose(kept, fresh) for kept, fresh in zip(old[1:], new[1:], strict=True)))

@@ -3,7 +3,6 @@
 Each part's settings stand beside the part; here are the run's own, and the root.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import field
@@ -17,6 +16,8 @@ from dreamer_cli import presets as preset_files
 from dreamer_cli import yamlio
 from dreamer_cli.behaviour.actor_critic import BehaviourConfig
 from dreamer_cli.checks import validate
+from dreamer_cli.devices import parse_device
+from dreamer_cli.envs.catalog import canonical
 from dreamer_cli.envs.make import EnvConfig
 from dreamer_cli.errors import ConfigError, StateError, UsageError, closest
 from dreamer_cli.numbers import parse_cadence
@@ -42,21 +43,20 @@ LOSS_SCALES = {
 }
 
 
-def _check_cadence(value: int | str) -> int | str:
+def _cadence(value: int | str) -> int | str:
+    """Steps as a number, a duration as its bare text: one form of each, whoever wrote it."""
     try:
-        parse_cadence(value)
+        steps = parse_cadence(value, "run.save_every").steps
     except UsageError as error:
-        raise ConfigError(error.what.replace("the cadence", "run.save_every"), hint=error.hint) from error
-    return value
+        raise ConfigError(error.what, hint=error.hint) from error
+    return str(value).strip() if steps is None else steps
 
 
-def _check_device(value: str) -> str:
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]{1,3})?", value):
-        known = ["auto", "cpu", "cuda", "cuda:1", "mps"]
-        raise ConfigError(
-            f"run.device is {value!r}, which is no device.", hint=closest(value, known) + f"Known: {', '.join(known)}."
-        )
-    return value
+def _device(value: str) -> str:
+    try:
+        return parse_device(value, "run.device")
+    except UsageError as error:
+        raise ConfigError(error.what, hint=error.hint) from error
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -91,14 +91,14 @@ class RunConfig:
     prefill: Count = 0
     min_records: AtLeastOne = 1024
     train_ratio: Weight = 32.0
-    save_every: Annotated[int | str, AfterValidator(_check_cadence)] = "10m"
+    save_every: Annotated[int | str, AfterValidator(_cadence)] = "10m"
     keep: AtLeastOne = 3
     eval_every: Count = 0
     eval_episodes: AtLeastOne = 10
     eval_policy: Literal["sample", "mode"] = "sample"
     dream_every: Count = 0
     log_every: AtLeastOne = 1000
-    device: Annotated[str, AfterValidator(_check_device)] = "auto"
+    device: Annotated[str, AfterValidator(_device)] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: bool | None = None
     deterministic: bool = False
@@ -170,6 +170,7 @@ def resolve(
     Raises:
         ConfigError: unknown key, wrong type or range; UsageError: no such preset or size.
     """
+    env = None if env is None else canonical(env)
     merged = preset_files.resolve_tree(env, presets, config_file, settings, size, options, has_pixels)
     config = validate(Config, merged.tree)
     # A part that was chosen by kind brings defaults that no file mentions.

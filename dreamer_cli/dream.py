@@ -20,7 +20,7 @@ from torch import Tensor
 
 from dreamer_cli.agent import Agent
 from dreamer_cli.errors import StateError
-from dreamer_cli.structs import Batch, Carry, State
+from dreamer_cli.structs import Batch, Carry, State, to_numpy
 from dreamer_cli.world.rssm import stack, zero_where
 
 DreamMode = Literal["openloop", "policy"]
@@ -244,8 +244,3 @@ def _walk(
         states.append(state)
         actions.append(prev_action)
     return stack(states), torch.stack(actions, 1)
-
-
-def to_numpy(x: Tensor) -> np.ndarray:
-    """On the CPU, half precisions as float32."""
-    return (x.float() if x.is_floating_point() else x).detach().cpu().numpy()

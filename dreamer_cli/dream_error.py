@@ -9,13 +9,16 @@ import numpy as np
 from dreamer_cli.dream import ENDED_BELOW, Dreams
 from dreamer_cli.spaces import ObsSpec
 
+WINDOW = 7  # side of the squares that SSIM compares
+STABILISERS = (0.01**2, 0.03**2)  # of means and of variances, for a range of 1
+
 
 def measure(dreams: Dreams, specs: Mapping[str, ObsSpec]) -> list[dict[str, Any]]:
     """How good the dream is at each step beyond the border, averaged over the samples still going on.
 
     Open loop: `<key>/mse` in units of the observation (images: 0..1), `<key>/psnr` of that mean (dB, images),
-    `<key>/accuracy` (discrete), `reward/error` (absolute), `cont/accuracy`. Policy, where there is no truth:
-    predicted `reward` and `cont`. Numbers that are not finite become None.
+    `<key>/ssim` (images), `<key>/accuracy` (discrete), `reward/error` (absolute), `cont/accuracy`. Policy, where there
+    is no truth: predicted `reward` and `cont`. Numbers that are not finite become None.
     """
     rows = []
     for t in range(dreams.context, dreams.moments):
@@ -62,7 +65,31 @@ def _errors(dreams: Dreams, specs: Mapping[str, ObsSpec], t: int, alive: np.ndar
         errors[f"{key}/mse"] = mse
         if spec.kind == "image":
             errors[f"{key}/psnr"] = -10 * math.log10(mse) if mse else math.inf
+            errors[f"{key}/ssim"] = ssim(truth / 255, model)
     errors["reward/error"] = float(np.abs(dreams.reward[alive, t] - dreams.true_reward[alive, t]).mean())
     foreseen = (dreams.cont[alive, t] >= ENDED_BELOW) == (dreams.true_cont[alive, t] > 0.5)
     errors["cont/accuracy"] = float(foreseen.mean())
     return errors
+
+
+def ssim(one: np.ndarray, other: np.ndarray) -> float:
+    """Structural similarity of pictures (..., Y, X) with values 0..1: 1 for equal ones, around 0 for unrelated ones.
+
+    Means, variances and covariance of every 7x7 square (equal weights, no Gaussian; smaller pictures are one square),
+    averaged over all squares, channels and pictures. Source: Wang et al. 2004, Eq. 13.
+    """
+    one, other = one.astype(np.float64), other.astype(np.float64)
+    mean, mean_other = _squares(one), _squares(other)
+    # Rounding may leave a hair below zero.
+    variance = np.maximum(_squares(one**2) - mean**2, 0) + np.maximum(_squares(other**2) - mean_other**2, 0)
+    covariance = _squares(one * other) - mean * mean_other
+    c1, c2 = STABILISERS
+    luminance = (2 * mean * mean_other + c1) / (mean**2 + mean_other**2 + c1)
+    return float((luminance * (2 * covariance + c2) / (variance + c2)).mean())
+
+
+def _squares(x: np.ndarray) -> np.ndarray:
+    """The mean of every WINDOW x WINDOW square of the last two axes, one axis after the other."""
+    for axis in (-2, -1):
+        x = np.lib.stride_tricks.sliding_window_view(x, min(WINDOW, x.shape[axis]), axis).mean(-1)
+    return x

@@ -134,11 +134,15 @@ def json_bytes(tree: Any) -> bytes:
     """JSON in one canonical form.
 
     Raises:
-        ValueError: a number is not finite (it could not be read back everywhere), or all is too long to load again.
+        ValueError: a number is not finite (it could not be read back everywhere).
+        StateError: the text is too long to be loaded again.
     """
     text = json.dumps(tree, allow_nan=False, sort_keys=True, separators=(",", ":")).encode()
     if len(text) > JSON_LIMIT:
-        raise ValueError(f"{len(text)} bytes of JSON, but the limit is {JSON_LIMIT}")
+        raise StateError(
+            f"{len(text)} bytes of JSON are too many: nothing longer than {JSON_LIMIT} is read back.",
+            hint="If this is a run's checkpoint: save less often (--save-every), or lower run.num_envs.",
+        )
     return text
 
 

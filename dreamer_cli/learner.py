@@ -88,8 +88,13 @@ class Learner:
         """Optimiser and random generator, by flat names, to save."""
         return {**{f"optim.{k}": v for k, v in self.optim.state().items()}, "generator": self.generator.get_state()}
 
-    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """The inverse of `state`; shapes are checked by whoever read the file."""
+    def load_state(self, tensors: Mapping[str, Tensor], generator: bool = True) -> None:
+        """The inverse of `state`; shapes are checked by whoever read the file.
+
+        Args:
+            generator: take up the random generator, too. Only where it was on a device of the same type.
+        """
         for name, tensor in self.optim.state().items():
             tensor.copy_(tensors[f"optim.{name}"])
-        self.generator.set_state(tensors["generator"].cpu())
+        if generator:
+            self.generator.set_state(tensors["generator"].cpu())

@@ -202,7 +202,7 @@ def resolve_tree(
     suite = _suite(chosen or env or _env_of(named)) if config is None else None
     if suite is not None and suite.name not in presets:
         merged.add(suite.tree, suite.origin)
-        merged.notes.append(f"The environment's id added the suite's preset {suite.name}.")
+        merged.notes.append(f"preset {suite.name} added for {chosen or env or _env_of(named)}")
     if config is not None:
         for preset in config.chain():
             if preset.kind != "base":

@@ -61,7 +61,7 @@ def play_stretches(
                 tries[env] += 1
                 open_[env] = len(found.reward) < length and tries[env] < TRIES
                 stories[env] = []
-        now = _merge(after, envs.reset(after.is_last)) if after.is_last.any() else after
+        now = after.updated(envs.reset(after.is_last), after.is_last) if after.is_last.any() else after
     return [stretch for stretch in best if stretch is not None]
 
 
@@ -163,14 +163,3 @@ def _join(story: list[Stretch]) -> Stretch:
 
 def _longer(best: Stretch | None, found: Stretch) -> Stretch:
     return found if best is None or len(found.reward) > len(best.reward) else best
-
-
-def _merge(after: Records, fresh: Records) -> Records:
-    """Where an episode ended its successor's first record, elsewhere what followed the action."""
-    ended = after.is_last
-
-    def pick(new: np.ndarray, old: np.ndarray) -> np.ndarray:
-        return np.where(ended.reshape(-1, *[1] * (old.ndim - 1)), new, old)
-
-    obs = {key: pick(fresh.obs[key], old) for key, old in after.obs.items()}
-    return Records(obs, *(pick(new, old) for new, old in zip(fresh[1:], after[1:], strict=True)))

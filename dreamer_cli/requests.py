@@ -5,9 +5,9 @@ The command line builds these, commands take them. Fields are named after the op
 because only the configuration knows the type that a key wants.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 Checkpoint = Literal["best", "last"] | int
 RESUME = ("never", "auto", "must")
@@ -60,14 +60,6 @@ class TrainRequest:
     log: tuple[str, ...] | None = None
     plan: bool = False
     argv: tuple[str, ...] = ()
-
-    def typed(self) -> dict[str, Any]:
-        """The options that were typed, by field name (without `argv`)."""
-        return {
-            f.name: getattr(self, f.name)
-            for f in fields(self)
-            if f.name != "argv" and getattr(self, f.name) != f.default
-        }
 
 
 @dataclass(frozen=True, kw_only=True)

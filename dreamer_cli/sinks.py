@@ -27,15 +27,8 @@ class TensorBoardSink:
     """Scalars by environment step, in `logs/tensorboard/` of the run."""
 
     def __init__(self, run_dir: Path, step: int | None = None) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as err:
-            raise EnvError(
-                "--log tensorboard needs a package that is not installed.",
-                hint="pip install 'dreamer-cli[tensorboard]'",
-            ) from err
         # What an earlier process wrote beyond the step that is continued from disappears from the curves.
-        self._writer = SummaryWriter(
+        self._writer = _package("tensorboard").SummaryWriter(
             str(run_dir / "logs" / "tensorboard"), purge_step=None if step is None else step + 1
         )
 
@@ -52,10 +45,7 @@ class WandbSink:
     """Weights & Biases; offline (`wandb sync` uploads later) unless an API key or WANDB_MODE says otherwise."""
 
     def __init__(self, run_dir: Path, step: int | None = None) -> None:
-        try:
-            wandb: Any = importlib.import_module("wandb")
-        except ImportError as err:
-            raise EnvError("--log wandb needs a package that is not installed.", hint="pip install wandb") from err
+        wandb = _package("wandb")
         mode = os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
         folder = run_dir / "logs"
         folder.mkdir(exist_ok=True)  # otherwise wandb writes to the system's temporary directory
@@ -77,7 +67,34 @@ class WandbSink:
         self._run.finish()
 
 
+# Sink → what it imports, and what brings that.
+_PACKAGES = {
+    "tensorboard": ("torch.utils.tensorboard", "pip install 'dreamer-cli[tensorboard]'"),
+    "wandb": ("wandb", "pip install wandb"),
+}
 SINKS: dict[str, Callable[[Path, int | None], Sink]] = {"tensorboard": TensorBoardSink, "wandb": WandbSink}
+
+
+def _package(name: str) -> Any:
+    module, install = _PACKAGES[name]
+    try:
+        return importlib.import_module(module)
+    except ImportError as err:
+        raise EnvError(f"--log {name} needs a package that is not installed.", hint=install) from err
+
+
+def check_sinks(names: Sequence[str]) -> None:
+    """See that the sinks can be opened, before anything is written.
+
+    Raises:
+        UsageError, EnvError: as `open_sinks`.
+    """
+    for name in names:
+        if name not in SINKS:
+            raise UsageError(
+                f"--log {name} is no known choice.", hint=closest(name, SINKS) + f"Known: {', '.join(SINKS)}."
+            )
+        _package(name)
 
 
 def open_sinks(names: Sequence[str], run_dir: Path, step: int | None = None) -> list[Sink]:
@@ -87,9 +104,5 @@ def open_sinks(names: Sequence[str], run_dir: Path, step: int | None = None) -> 
         UsageError: there is no such sink.
         EnvError: its package is not installed.
     """
-    for name in names:
-        if name not in SINKS:
-            raise UsageError(
-                f"--log {name} is no known choice.", hint=closest(name, SINKS) + f"Known: {', '.join(SINKS)}."
-            )
+    check_sinks(names)
     return [SINKS[name](run_dir, step) for name in dict.fromkeys(names)]

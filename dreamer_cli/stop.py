@@ -48,7 +48,6 @@ class StopSignal:
         self._interrupted_at: float | None = None
         self._old: dict[int, Any] = {}
         self._pid = os.getpid()
-        self._wakeup: tuple[int, int] | None = None
         self.max_time(max_time_s)
 
     def max_time(self, seconds: float | int | None) -> None:
@@ -60,9 +59,6 @@ class StopSignal:
         if self._old or threading.current_thread() is not threading.main_thread():
             return self
         self._pid = os.getpid()
-        self._wakeup = os.pipe()
-        for end in self._wakeup:
-            os.set_blocking(end, False)
         for number in HANDLED:
             # nohup asks that closing the terminal is not noticed.
             if number == getattr(signal, "SIGHUP", None) and signal.getsignal(number) == signal.SIG_IGN:
@@ -79,10 +75,6 @@ class StopSignal:
             # None: the old handler was not installed from Python and cannot be put back from here.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._old.clear()
-        if self._wakeup is not None:
-            for end in self._wakeup:
-                os.close(end)
-            self._wakeup = None
 
     def __enter__(self) -> "StopSignal":
         return self.install()
@@ -101,16 +93,6 @@ class StopSignal:
     def cause(self) -> str:
         """What asked: `Ctrl-C`, a signal's name, `--max-time`; empty if nothing did."""
         return self._cause if self.requested else ""
-
-    @property
-    def wakeup(self) -> int | None:
-        """A file descriptor that becomes readable with a signal, for `multiprocessing.connection.wait`."""
-        return self._wakeup[0] if self._wakeup else None
-
-    @property
-    def seconds_left(self) -> float | None:
-        """Seconds until the deadline, at least 0; None without one. The timeout for a wait."""
-        return None if self._deadline is None else max(0.0, float(self._deadline - self._clock()))
 
     def check(self) -> None:
         """For loops that have nothing to save.
@@ -139,10 +121,6 @@ class StopSignal:
             self._request("interrupted", "Ctrl-C")
         else:
             self._request("preempted", signal.Signals(number).name)
-        if self._wakeup is not None:
-            # A full pipe is readable, which is all that the reader wants to know.
-            with contextlib.suppress(BlockingIOError):
-                os.write(self._wakeup[1], b"\0")
 
 
 def _behave_as_worker(number: int) -> None:

@@ -86,3 +86,17 @@ class Records(NamedTuple):
     is_first: np.ndarray
     is_last: np.ndarray
     is_terminal: np.ndarray
+
+    def updated(self, fresh: "Records", mask: np.ndarray) -> "Records":
+        """Rows of `fresh` where `mask` (N bool), the others as they are: for example after a reset."""
+
+        def choose(kept: np.ndarray, new: np.ndarray) -> np.ndarray:
+            return np.where(mask.reshape(-1, *(1,) * (kept.ndim - 1)), new, kept)
+
+        obs = {key: choose(value, fresh.obs[key]) for key, value in self.obs.items()}
+        return Records(obs, *(choose(kept, new) for kept, new in zip(self[1:], fresh[1:], strict=True)))
+
+
+def to_numpy(x: Tensor) -> np.ndarray:
+    """On the CPU; numbers with a point as float32, because numpy knows no bfloat16."""
+    return (x.float() if x.is_floating_point() else x).detach().cpu().numpy()

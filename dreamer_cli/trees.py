@@ -63,7 +63,8 @@ def parse_settings(settings: Sequence[str], option: str = "--set") -> Tree:
         key, equals, value = text.partition("=")
         key = key.strip()
         if not equals or not all(part and part == part.strip() for part in key.split(".")):
-            raise ConfigError(f"{option} {text!r} is no KEY=VALUE.", hint="For example -s optim.lr=1e-4")
+            example = "-s optim.lr=1e-4" if option == "--set" else f"{option} gravity=9.8"
+            raise ConfigError(f"{option} {text!r} is no KEY=VALUE.", hint=f"For example {example}")
         merge(tree, {}, nest(key, yamlio.load_value(value, f"{option} {key}")), "")
     return tree
 

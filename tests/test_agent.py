@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from dreamer_cli.behaviour.actor_critic import BehaviourConfig
+from dreamer_cli.errors import ConfigError
 from dreamer_cli.spaces import ActionPart, EnvSpec, ObsSpec
 from dreamer_cli.structs import Carry, Noise, State
 from dreamer_cli.world.model import WorldConfig
@@ -225,6 +226,14 @@ def test_parameter_counts_leave_out_slow_copies(agent):
     assert counts["total"] == sum(p.numel() for p in agent.parameters() if p.requires_grad)
     slow = sum(p.numel() for p in agent.behaviour.slow_critic.parameters())
     assert counts["total"] + slow == sum(p.numel() for p in agent.parameters())
+
+
+def test_weights_of_losses_must_name_keys_that_are_decoded(agent):
+    agent.check_loss_names(["dyn", "objective", *(f"objective/{key}" for key in agent.spec.observation)])
+    wrong = next(iter(agent.spec.observation))[:-1]
+    with pytest.raises(ConfigError, match=f"names '{wrong}'") as caught:
+        agent.check_loss_names([f"objective/{wrong}"])
+    assert f"Did you mean '{wrong}" in caught.value.hint
 
 
 def test_weights_travel_by_name(agent):

@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dreamer_cli.clock import Every, Ratio, Until, duration_s
-from dreamer_cli.errors import ConfigError
+from dreamer_cli.clock import Every, Ratio
 
 FIXTURES = json.loads((Path(__file__).parent / "fixtures" / "reference.json").read_text())
 
@@ -19,19 +18,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.time
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"), [("90s", 90), ("10m", 600), ("1.5h", 5400), ("11h30m", 41400), ("2d", 172800), ("0s", 0)]
-)
-def test_duration(text, seconds):
-    assert duration_s(text) == seconds
-
-
-@pytest.mark.parametrize("text", ["", "10", "10M", "m", "1e3s", "-1s", "10 m", "1.2.3s", "nan", "\u0661m"])
-def test_duration_refuses(text):
-    with pytest.raises(ConfigError):
-        duration_s(text)
 
 
 def test_every_by_steps_fires_once_for_each_crossed_multiple_or_several_together():
@@ -61,19 +47,6 @@ def test_every_by_seconds():
 def test_every_zero_is_never(interval):
     every = Every(interval)
     assert not any(every.due(step) for step in range(100))
-
-
-def test_until():
-    clock = Clock()
-    until = Until(10, seconds=5, now=clock)
-    assert until(0)
-    assert until(9)
-    assert not until(10)
-    assert not until.time_is_up
-    clock.time += 5
-    assert not until(0)
-    assert until.time_is_up
-    assert Until(10)(9)
 
 
 def test_ratio_matches_the_reference():
@@ -116,3 +89,17 @@ def test_ratio_zero_never_updates():
     assert not any(Ratio(0, 1024)(step) for step in range(10))
     frozen = Ratio(0, 16)
     assert [frozen(step) for step in (0, 1000)] == [0, 0]
+
+
+@given(st.floats(0.01, 64), st.lists(st.integers(0, 50), min_size=1, max_size=40), st.data())
+def test_updates_given_back_are_owed_again(train_ratio, portions, data):
+    whole, stopped = Ratio(train_ratio, 16), Ratio(train_ratio, 16)
+    records = done = expected = 0
+    for portion in portions:
+        records += portion
+        owed = stopped(records)
+        back = data.draw(st.integers(0, owed))
+        stopped.give_back(back)
+        done += owed - back
+        expected += whole(records)
+    assert done + stopped(records) == expected

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from dreamer_cli.collector import Collector
 from dreamer_cli.envs.vector import VectorEnv
-from dreamer_cli.errors import EnvError, StateError
+from dreamer_cli.errors import EnvError, Preempted, StateError
 from tests.toys import toy_config
 
 D = 2  # width of the latent that the test's policy makes up
@@ -93,8 +93,6 @@ def test_the_stored_records_are_those_worked_out_by_hand(length, ends, rounds, n
     assert collector.env_steps == rounds * num_envs
     assert collector.records == num_envs * len(expected)
     assert collector.episodes == len(ended) == num_envs * (rounds // length)
-    assert collector.drain() == ended
-    assert collector.drain() == []
 
 
 def test_episodes_of_different_lengths():
@@ -164,6 +162,23 @@ def test_after_a_failed_round_nothing_is_half_counted():
         assert collector.env_steps == 2
         assert collector.records == replay.count == 4  # the records that were acted on are stored
         assert collector.now is None
+
+
+def test_an_interrupted_reset_loses_no_episode():
+    with VectorEnv(toy_config("Timeline", length=2), 2, 0, "sync") as envs:
+        collector = Collector(envs, replay := Recorder(2))
+        collector.step(Cycling())
+
+        def interrupted(mask):
+            raise Preempted("stopped")
+
+        envs.reset = interrupted
+        ended = collector.step(Cycling())
+        assert [(e.env, e.episode, e.length) for e in ended] == [(0, 0, 2), (1, 0, 2)]
+        with pytest.raises(Preempted):
+            collector.step(Cycling())
+    assert collector.state_dict() == {"env_steps": 4, "records": 6, "episodes": 2, "begun": [1, 1]}
+    assert [record["flags"][1] for record in replay.streams[0]] == [False, False, True]
 
 
 class Quiet:

@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from dreamer_cli import checks, presets, yamlio
 from dreamer_cli.agent import Agent
+from dreamer_cli.clock import Every
 from dreamer_cli.config import Config, RunConfig, load_config, resolve, to_yaml
 from dreamer_cli.errors import ConfigError, StateError, UsageError
 from dreamer_cli.registry import STRICT, AtLeastOne, Share, slot, to_tree
@@ -276,6 +277,8 @@ def test_values_of_another_type_are_refused_by_name():
         ("run.save_every=1.5", "run.save_every is 1.5, but must be a whole number or text.", ""),
         ("run.save_every=-1", "run.save_every is -1", ""),
         ("run.device=cpuu", "run.device is 'cpuu'", "'cpu'"),
+        ("run.save_every=30m1h", "run.save_every is '30m1h'", "10m for minutes"),
+        ("behaviour.discount_horizon=1", "behaviour.discount_horizon is 1", ""),
         ("optim.lr=fast", "optim.lr is 'fast', but must be a number.", "Numbers look like"),
         ("optim.lr.x=1", "optim.lr is a mapping, but must be a number.", ""),
         ("env.id=3", "env.id is 3, but must be text.", ""),
@@ -293,6 +296,23 @@ def test_errors_name_the_key_and_say_what_is_wrong(setting, what, hint):
     error = refused(setting)
     assert what in error.what
     assert hint in error.hint
+
+
+@pytest.mark.parametrize(
+    ("typed", "saved"), [('"1000"', 1000), ('" 10k"', 10_000), ('" 10m"', "10m"), ("5", 5), ("1h30m", "1h30m")]
+)
+def test_a_cadence_has_one_form_whoever_wrote_it(typed, saved):
+    config = resolve(env="CartPole-v1", settings=[f"run.save_every={typed}"]).config
+    assert config.run.save_every == saved
+    every = Every(config.run.save_every)
+    assert every.steps or every.seconds
+
+
+def test_a_suite_and_its_task_are_the_id_that_is_saved():
+    found = resolve(env="classic:CartPole-v1")
+    assert found.config.env.id == "CartPole-v1"
+    assert (found.suite, found.notes) == ("classic", ["preset classic added for CartPole-v1"])
+    assert resolve(env="CartPole-v1", settings=["env.id=atari:pong"]).config.env.id == "ALE/Pong-v5"
 
 
 @pytest.mark.parametrize(

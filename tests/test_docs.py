@@ -19,7 +19,7 @@ from dreamer_cli.cli import main
 from dreamer_cli.cli.app import app
 from dreamer_cli.cli.session import Session
 from dreamer_cli.commands.assemble import build_agent, build_learner
-from dreamer_cli.commands.plan import random_batch
+from dreamer_cli.commands.estimate import random_batch
 from dreamer_cli.errors import DreamerError
 from dreamer_cli.spaces import ActionPart, EnvSpec, ObsSpec
 from dreamer_cli.world.cores import CORES

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dreamer_cli.dream import Dreams
-from dreamer_cli.dream_error import measure, summarize
+from dreamer_cli.dream_error import measure, ssim, summarize
 from dreamer_cli.spaces import ObsSpec
 
 
@@ -37,6 +37,7 @@ def test_metrics_by_hand():
     assert [(row["step"], row["samples"]) for row in rows] == [(1, 2), (2, 1)]
     assert rows[0]["image/mse"] == pytest.approx(0.01, rel=1e-5)
     assert rows[0]["image/psnr"] == pytest.approx(20, abs=1e-3)
+    assert 0.7 < rows[0]["image/ssim"] < 1
     assert rows[0]["vector/mse"] == pytest.approx((1 + 9) / 4)
     assert rows[0]["cards/accuracy"] == 0.5  # the first entry is right, the second is not
     assert rows[0]["reward/error"] == 2
@@ -62,3 +63,21 @@ def test_a_perfect_picture_has_no_finite_psnr():
     assert rows[0]["image/psnr"] is None
     assert summarize(dreams, rows)["image/psnr"] == pytest.approx(20)
     assert summarize(dreams, []) == {}
+
+
+def test_ssim_known_answers():
+    random = np.random.default_rng(0)
+    picture = random.random((2, 3, 16, 20))
+    assert ssim(picture, picture) == pytest.approx(1)
+    assert abs(ssim(picture, random.random(picture.shape))) < 0.05
+    assert ssim(picture, 1 - picture) < -0.8
+    # Flat pictures differ in luminance alone: (2ab + c1) / (a^2 + b^2 + c1), Wang et al. 2004, Eq. 6.
+    flat = np.full((1, 8, 8), 0.25)
+    assert ssim(flat, flat + 0.5) == pytest.approx((2 * 0.25 * 0.75 + 1e-4) / (0.25**2 + 0.75**2 + 1e-4))
+    # One window: the formula on all pixels at once.
+    one, other = picture[0, 0, :7, :7], picture[1, 0, :7, :7]
+    covariance = (one * other).mean() - one.mean() * other.mean()
+    by_hand = (2 * one.mean() * other.mean() + 1e-4) * (2 * covariance + 9e-4)
+    by_hand /= (one.mean() ** 2 + other.mean() ** 2 + 1e-4) * (one.var() + other.var() + 9e-4)
+    assert ssim(one, other) == pytest.approx(by_hand)
+    assert ssim(picture, picture + 0.1 * random.standard_normal(picture.shape)) < 0.98

@@ -36,7 +36,7 @@ class BehaviourConfig:
     """
 
     horizon: AtLeastOne = 15
-    discount_horizon: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 333.0
+    discount_horizon: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 333.0
     contdisc: bool = True
     lam: Share = 0.95
     entropy: Weight = 3e-4

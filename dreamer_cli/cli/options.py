@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from dreamer_cli.devices import KNOWN as DEVICES
+from dreamer_cli.devices import parse_device
 from dreamer_cli.errors import UsageError, closest
 from dreamer_cli.numbers import parse_cadence, parse_count, parse_duration, parse_float
 from dreamer_cli.requests import Checkpoint
@@ -101,6 +103,12 @@ def cadence(*names: str, help: str, **more: Any) -> Any:
     return option(*names, help=help, parser=parse, **more)
 
 
+def device(help: str, **more: Any) -> Any:
+    """`--device`."""
+    completion = complete_from(lambda: DEVICES)
+    return option("--device", metavar="DEVICE", help=help, parser=parse_device, autocompletion=completion, **more)
+
+
 def parse_checkpoint(text: str) -> Checkpoint:
     """`best`, `last`, or the step of a checkpoint.
 
@@ -177,12 +185,12 @@ CheckpointOption = Annotated[
         "--checkpoint",
         metavar="best|last|STEP",
         parser=parse_checkpoint,
-        help="Which one (best if any, else last).",
+        help="Which checkpoint (best if one was scored, else last).",
         autocompletion=complete_from(lambda: ("best", "last")),
     ),
 ]
-Device = Annotated[str | None, option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:1, mps (auto).")]
-Seed = Annotated[int | None, count("--seed", maximum=MAX_SEED, help="Seed of everything random (0).")]
+Device = Annotated[str | None, device(help="auto, cpu, cuda, cuda:1 or mps (auto).")]
+Seed = Annotated[int | None, count("--seed", maximum=MAX_SEED, help="Seed of everything random (the run's own).")]
 EnvKwarg = Annotated[
     list[str] | None,
     option("--env-kwarg", metavar="K=V", help="Argument of the environment; repeatable."),

@@ -94,7 +94,7 @@ def print_error(report: Reporter, error: DreamerError, command: str = "") -> Non
     """The two lines on stderr, and after them the command that goes on, if there is one."""
     advice = hint(error)
     if command and advice.endswith(command):  # it follows on a line of its own, for scripts
-        advice = advice.removesuffix(command).rstrip()
+        advice = "The command on the next line continues it."
     report.say(Text.assemble(("error  ", "bold red"), printable(_line(error.what))))
     report.say(Text.assemble(("hint   ", "cyan"), printable(advice)))
     if command:

@@ -52,7 +52,6 @@ class Session:
     started: bool = False
     result: Result | None = None
     error: DreamerError | None = None
-    schema: str = "dreamer/1"
     _reporter: Reporter | None = field(default=None, repr=False)
 
     @property

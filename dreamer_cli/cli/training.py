@@ -18,6 +18,7 @@ from dreamer_cli.cli.options import (
     real,
     run_names,
 )
+from dreamer_cli.cli.options import device as device_option
 from dreamer_cli.cli.session import Session
 from dreamer_cli.errors import UsageError, closest
 from dreamer_cli.report import Result
@@ -49,7 +50,7 @@ def train(
             "-e",
             metavar="ID",
             panel=WHAT,
-            help="Gymnasium id, module:Id, pkg.mod:Class or ./file.py:Class.",
+            help="Gymnasium id, module:Id, pkg.mod:Class, ./file.py:Class, or suite:task.",
         ),
     ] = None,
     env_kwarg: Annotated[
@@ -145,7 +146,7 @@ def train(
         choice("--resume", among=RESUME, panel=WHERE, help="Continue what is there (with --run-dir: auto)."),
     ] = None,
     save_every: Annotated[
-        Any, cadence("--save-every", metavar="N|10m", panel=WHERE, help="Save so often; also at the end (10m).")
+        Any, cadence("--save-every", metavar="N|10m", panel=WHERE, help="Steps or time between checkpoints (10m).")
     ] = None,
     keep: Annotated[
         int | None, count("--keep", minimum=1, panel=WHERE, help="Checkpoints to keep, beside the best one (3).")
@@ -169,19 +170,22 @@ def train(
             metavar="NAMES",
             parser=parse_logs,
             panel=WATCH,
-            help="Log to tensorboard, wandb or both, comma between.",
+            help="Also log to: tensorboard, wandb, or both with a comma.",
             autocompletion=complete_from(lambda: LOGS),
         ),
     ] = None,
     plan: Annotated[
         bool, flag("--plan", panel=WATCH, help="Print env, spaces, model, budget, memory, disk and ETA, then exit.")
     ] = False,
-    device: Annotated[
-        str | None, option("--device", metavar="DEVICE", panel=MACHINE, help="auto, cpu, cuda, cuda:1 or mps (auto).")
-    ] = None,
+    device: Annotated[str | None, device_option(panel=MACHINE, help="auto, cpu, cuda, cuda:1 or mps (auto).")] = None,
     precision: Annotated[
         str | None,
-        choice("--precision", among=("auto", "fp32", "bf16"), panel=MACHINE, help="Of the arithmetic (auto)."),
+        choice(
+            "--precision",
+            among=("auto", "fp32", "bf16"),
+            panel=MACHINE,
+            help="Of the networks (auto: bf16 on GPUs that have it).",
+        ),
     ] = None,
     compile: Annotated[
         bool | None, flag("--compile/--no-compile", panel=MACHINE, help="Compile the RSSM's steps; pays in long runs.")

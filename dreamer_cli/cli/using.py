@@ -27,7 +27,7 @@ def evaluate(
     session: Session,
     run: Run,
     checkpoint: CheckpointOption = None,
-    episodes: Annotated[int, count("--episodes", minimum=1, help="Exactly so many (20).")] = 20,
+    episodes: Annotated[int, count("--episodes", minimum=1, help="Episodes to play, exactly (20).")] = 20,
     num_envs: Annotated[
         int | None, count("--num-envs", minimum=1, maximum=4096, help="Environments side by side.")
     ] = None,
@@ -47,7 +47,7 @@ def evaluate(
     min_return: Annotated[
         float | None, real("--min-return", metavar="X", help="Exit with code 6 if the mean return is below.")
     ] = None,
-    video: Annotated[Path | None, place("--video", help="Film the episodes: .mp4, .gif, .webp.")] = None,
+    video: Annotated[Path | None, place("--video", help="Film the first episode: .mp4, .gif, .webp.")] = None,
     output: Annotated[Path | None, place("--output", "-o", help="Write every episode's return: .json or .csv.")] = None,
     device: Device = None,
     runs_dir: RunsDir = None,

@@ -24,7 +24,8 @@ from dreamer_cli.runs import RunDir
 from dreamer_cli.spaces import EnvSpec
 from dreamer_cli.tensorfiles import load_into
 
-WEIGHTS = "weights.safetensors"
+# Files of a checkpoint that several commands read.
+WEIGHTS, REPLAY = "weights.safetensors", "replay.json"
 
 
 def derive_seed(seed: int, purpose: str) -> int:
@@ -73,6 +74,7 @@ def build_agent(cfg: Config, spec: EnvSpec, device: torch.device | str) -> Agent
 
 def build_learner(cfg: Config, agent: Agent) -> Learner:
     """What trains the agent."""
+    agent.check_loss_names(cfg.loss_scales)
     device = next(agent.parameters()).device
     bf16 = runs_in_bf16(cfg.run.precision, device)
     seed = derive_seed(cfg.run.seed, "updates")
@@ -159,16 +161,27 @@ class LoadedRun:
         Raises:
             StateError: it does not; both are named.
         """
-        ours, theirs = _spaces(self.spec), _spaces(spec)
-        if ours != theirs:
-            raise StateError(
-                f"{env} has other spaces than the run: {theirs} instead of {ours}.",
-                hint="Choose an environment with the run's spaces, or leave --env out.",
-            )
+        require_same_spaces(self.spec, spec, env)
+
+
+def require_same_spaces(ours: EnvSpec, theirs: EnvSpec, env: str) -> None:
+    """An environment must show and take what a run's does.
+
+    Raises:
+        StateError: it does not; both are named.
+    """
+    if _spaces(ours) != _spaces(theirs):
+        raise StateError(
+            f"{env} has other spaces than the run: {_spaces(theirs)} instead of {_spaces(ours)}.",
+            hint="Choose an environment with the run's spaces, or leave --env out.",
+        )
 
 
 def _spaces(spec: EnvSpec) -> str:
     """Spaces in a line: what decides whether an agent fits."""
-    shown: dict[str, Any] = {key: f"{obs.kind}{list(obs.shape)}" for key, obs in sorted(spec.observation.items())}
+    shown: dict[str, Any] = {
+        key: f"{obs.kind}{list(obs.shape)}" + (f" of {list(obs.classes)}" if obs.classes else "")
+        for key, obs in sorted(spec.observation.items())
+    }
     taken = {part.key: list(part.classes) or f"{part.size} numbers" for part in spec.action}
     return f"observation {shown}, action {taken}"

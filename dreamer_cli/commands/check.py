@@ -7,18 +7,17 @@ import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 import numpy as np
 from gymnasium.utils import env_checker
 
 from dreamer_cli.envs.make import EnvConfig, bare_env, make_env
 from dreamer_cli.envs.wrappers import DreamerEnv
-from dreamer_cli.errors import DreamerError, EnvError, UsageError
+from dreamer_cli.errors import DreamerError, EnvError
 from dreamer_cli.report import Reporter, Result
 from dreamer_cli.spaces import action_from_indices
 from dreamer_cli.table import table
-from dreamer_cli.yamlio import load_value
+from dreamer_cli.trees import parse_settings
 
 PLAY_STEPS, PLAY_S, SAME_STEPS = 2000, 5.0, 30
 LARGE_REWARD, SMALL_REWARD = 1e4, 1e-4
@@ -43,9 +42,9 @@ def check_env(env_id: str, report: Reporter, env_kwarg: Sequence[str] = ()) -> R
 
     Raises:
         EnvError: it cannot be built, or shows or takes nothing that can be learnt.
-        UsageError: an `env_kwarg` is not of the form NAME=VALUE.
+        ConfigError: an `env_kwarg` is no NAME=VALUE.
     """
-    cfg = EnvConfig(id=env_id, kwargs=read_kwargs(env_kwarg))
+    cfg = EnvConfig(id=env_id, kwargs=parse_settings(env_kwarg, "--env-kwarg"))
     env = make_env(cfg, "rgb_array")
     play, error, frame, same = Play(), None, None, None
     try:
@@ -84,17 +83,6 @@ def check_env(env_id: str, report: Reporter, env_kwarg: Sequence[str] = ()) -> R
         "problems": problems,
     }
     return Result(result, _text(env_id, env, play, frame, same, problems), error=error)
-
-
-def read_kwargs(texts: Sequence[str]) -> dict[str, Any]:
-    """`NAME=VALUE` texts as constructor arguments, values read as YAML."""
-    kwargs = {}
-    for text in texts:
-        name, sign, value = text.partition("=")
-        if not sign or not name.isidentifier():
-            raise UsageError(f"--env-kwarg {text!r} is not of the form NAME=VALUE.", hint="--env-kwarg gravity=9.8")
-        kwargs[name] = load_value(value)
-    return kwargs
 
 
 def random_action(env: DreamerEnv, rng: np.random.Generator) -> np.ndarray:

@@ -20,12 +20,10 @@ from dreamer_cli.report import Reporter, Result
 from dreamer_cli.runs import versions
 
 MIN_DISK_BYTES, MIN_SHARED_BYTES = 2**31, 2**26
+# Modules of the extras that bring no environments, and how they are installed; suites are in their own table.
 EXTRAS = {
     "tensorboard": (("tensorboard",), "pip install 'dreamer-cli[tensorboard]'"),
     "onnx": (("onnx", "onnxscript", "onnxruntime"), "pip install 'dreamer-cli[onnx]'"),
-    "box2d": (("Box2D",), "pip install 'dreamer-cli[box2d]'"),
-    "mujoco": (("mujoco",), "pip install 'dreamer-cli[mujoco]'"),
-    "minatar": (("minatar",), "pip install 'dreamer-cli[minatar]'"),
     "wandb": (("wandb",), "pip install wandb"),
 }
 
@@ -77,14 +75,15 @@ def device() -> Iterator[Check]:
     """What `--device auto` will take."""
     import torch
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    from dreamer_cli.envs.vector import cores
+
     if torch.cuda.is_available():
         gpu = torch.cuda.get_device_properties(0)
-        yield Check("device", "ok", f"cuda: {gpu.name}, {format_bytes(gpu.total_memory)}; {cores} CPU cores")
+        yield Check("device", "ok", f"cuda: {gpu.name}, {format_bytes(gpu.total_memory)}; {cores()} CPU cores")
     elif torch.backends.mps.is_available():
-        yield Check("device", "ok", f"mps; {cores} CPU cores")
+        yield Check("device", "ok", f"mps; {cores()} CPU cores")
     else:
-        detail = f"cpu: {cores} cores, {torch.get_num_threads()} threads"
+        detail = f"cpu: {cores()} cores, {torch.get_num_threads()} threads"
         if shutil.which("nvidia-smi"):
             hint = "Install a build of torch that fits the driver: https://pytorch.org/get-started/locally"
             yield Check("device", "warning", f"{detail}; there is an NVIDIA driver, but torch cannot use it", hint)
@@ -94,14 +93,14 @@ def device() -> Iterator[Check]:
 
 def memory() -> Iterator[Check]:
     """Free memory, and shared memory, through which env workers pass observations."""
-    detail, shared = [], Path("/dev/shm")
-    if hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
-        detail.append(f"{format_bytes(os.sysconf('SC_AVPHYS_PAGES') * os.sysconf('SC_PAGE_SIZE'))} free")
+    from dreamer_cli.replay.ring import free_memory
+
+    detail, shared = [f"{format_bytes(free_memory())} free"], Path("/dev/shm")
     small = shared.is_dir() and shutil.disk_usage(shared).free < MIN_SHARED_BYTES
     if shared.is_dir():
         detail.append(f"{format_bytes(shutil.disk_usage(shared).free)} shared")
     hint = "Env workers need shared memory: docker run --shm-size=1g, or --vec sync." if small else ""
-    yield Check("memory", "warning" if small else "ok", ", ".join(detail) or "unknown", hint)
+    yield Check("memory", "warning" if small else "ok", ", ".join(detail), hint)
 
 
 def rendering() -> Iterator[Check]:
@@ -168,7 +167,10 @@ def disk() -> Iterator[Check]:
 
 def extras() -> Iterator[Check]:
     """Optional packages, found without importing them."""
-    for name, (modules, line) in EXTRAS.items():
+    from dreamer_cli.envs.catalog import SUITES
+
+    suites = {suite.extra: ((suite.needs,), suite.install) for suite in SUITES if suite.extra}
+    for name, (modules, line) in {**EXTRAS, **suites}.items():
         missing = [module for module in modules if importlib.util.find_spec(module) is None]
         if missing:
             yield Check(name, "absent", "not installed", line)

@@ -14,15 +14,15 @@ from dreamer_cli.acting import AgentDriver, RandomDriver
 from dreamer_cli.collector import Driver
 from dreamer_cli.commands.assemble import LoadedRun, derive_seed, runs_in_bf16
 from dreamer_cli.envs.make import EnvConfig
-from dreamer_cli.envs.vector import VectorEnv
-from dreamer_cli.errors import GateError
-from dreamer_cli.files import json_bytes, write_atomic
+from dreamer_cli.envs.vector import VectorEnv, absolute
+from dreamer_cli.errors import GateError, UsageError
+from dreamer_cli.files import disk_error, json_bytes, write_atomic
 from dreamer_cli.report import Reporter, Result
 from dreamer_cli.requests import EvaluateRequest
 from dreamer_cli.stop import StopSignal
 from dreamer_cli.table import table
 from dreamer_cli.trees import parse_settings
-from dreamer_cli.video import write_film
+from dreamer_cli.video import FILMS, check_format, write_film
 
 FILM_FRAMES = 3000  # a film of more would not be watched, and has to be held in memory
 
@@ -69,6 +69,7 @@ def play(
     episodes: int,
     progress: Callable[[int, float], None] = lambda done, ret: None,
     film: bool = False,
+    check: Callable[[], None] = lambda: None,
 ) -> Scores:
     """Play exactly `episodes` episodes from the beginning to the end.
 
@@ -78,6 +79,7 @@ def play(
     Args:
         progress: told the number of finished episodes and the latest return.
         film: keep pictures of the first episode.
+        check: called before every decision; may raise to stop.
     """
     count = envs.num_envs
     returns: dict[int, float] = {}
@@ -87,6 +89,7 @@ def play(
     frames: list[np.ndarray] = []
     now, carry = envs.reset(), driver.initial(count)
     while len(returns) < episodes:
+        check()
         if film and 0 not in returns and len(frames) < FILM_FRAMES:
             frames += envs.render([0]) or []
         action, _, carry = driver(now, carry)
@@ -110,6 +113,7 @@ def play(
 
 def evaluate(request: EvaluateRequest, reporter: Reporter) -> Result:
     """`dreamer evaluate`: the table on stdout, and the files that were asked for."""
+    check_paths(request)
     with StopSignal() as stop:
         loaded = LoadedRun(request.run, request.runs_dir, request.checkpoint, request.device, reporter)
         cfg = loaded.cfg
@@ -133,11 +137,30 @@ def evaluate(request: EvaluateRequest, reporter: Reporter) -> Result:
     return Result(result, _table(scores), error)
 
 
+def check_paths(request: EvaluateRequest) -> None:
+    """See that the files can be written, in the formats that their names ask for, before anything is played.
+
+    Raises:
+        UsageError: no such format. ResourceError: their folders cannot be made.
+    """
+    if request.video is not None:
+        check_format(request.video, FILMS)
+    if request.output is not None and request.output.suffix not in (".json", ".csv"):
+        raise UsageError(f"--output is {str(request.output)!r}.", hint="The name must end in .json or .csv.")
+    for path in filter(None, (request.video, request.output)):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise disk_error(error, path) from error
+
+
 def _env(own: EnvConfig, request: EvaluateRequest) -> EnvConfig:
     """The run's environment, or another one, which does not share its arguments."""
     typed = parse_settings(request.env_kwarg, "--env-kwarg")
-    if request.env and request.env != own.id:
-        return replace(own, id=request.env, kwargs=typed)
+    if request.env:
+        other = absolute(replace(own, id=request.env, kwargs=typed))
+        if other.id != absolute(own).id:
+            return other
     return replace(own, kwargs={**own.kwargs, **typed})
 
 
@@ -161,10 +184,9 @@ def _scores(
         with reporter.progress(f"evaluating {policy}", request.episodes) as task:
 
             def progress(done: int, ret: float) -> None:
-                stop.check()
                 task.advance(1, **{"return": ret})
 
-            return play(envs, driver, request.episodes, progress, film)
+            return play(envs, driver, request.episodes, progress, film, stop.check)
 
 
 def _driver(loaded: LoadedRun, policy: str, seed: int) -> Driver:

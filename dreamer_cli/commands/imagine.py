@@ -11,7 +11,7 @@ from dreamer_cli import draw
 from dreamer_cli.acting import AgentDriver
 from dreamer_cli.agent import Agent
 from dreamer_cli.checkpoint import Checkpoints
-from dreamer_cli.commands.assemble import LoadedRun, derive_seed, runs_in_bf16
+from dreamer_cli.commands.assemble import REPLAY, LoadedRun, derive_seed, runs_in_bf16
 from dreamer_cli.dream import DreamMode, Dreams, Windows, dream, require_decoder, stack_windows
 from dreamer_cli.dream_error import measure, summarize
 from dreamer_cli.envs.vector import VectorEnv
@@ -26,7 +26,6 @@ from dreamer_cli.structs import Carry
 from dreamer_cli.video import Film, check_format, write_arrays, write_film, write_picture
 
 FPS = 12
-REPLAY_TREE = "replay.json"  # in a checkpoint: which chunks belong to it
 METRICS_SCHEMA = "dreamer.imagine.metrics/1"
 NAMES = {"openloop": "open loop", "policy": "the agent's own actions"}
 
@@ -119,8 +118,8 @@ def find_windows(
     need = request.context + (request.mode == "openloop")
     length = request.context + (request.horizon if request.mode == "openloop" else 0)
     if request.source == "replay":
-        checkpoint = Checkpoints(loaded.run.checkpoints, warn=reporter.warn).load(loaded.path, only=[REPLAY_TREE])
-        tree = checkpoint.trees[REPLAY_TREE]
+        checkpoint = Checkpoints(loaded.run.checkpoints, warn=reporter.warn).load(loaded.path, only=[REPLAY])
+        tree = checkpoint.trees[REPLAY]
         stretches = replay_stretches(
             loaded.run.replay, tree, loaded.spec, request.samples, length, need, rng, reporter.warn
         )
@@ -190,14 +189,11 @@ def dream_video(
     *,
     title: str,
     generator: torch.Generator,
-    mode: DreamMode = "openloop",
     context: int = 5,
     horizon: int = 45,
     start: Carry | None = None,
-    scale: int | None = None,
-    fps: int | None = None,
 ) -> tuple[Film, dict[str, float | None]]:
-    """Dream, draw and write in one go, for a training that films itself; returns the film and its mean errors.
+    """Dream in open loop, draw and write, for a training that films itself; returns the film and its mean errors.
 
     Args:
         windows, start: for example `batch_windows(agent, replay.sample()[0], samples=6)`.
@@ -206,8 +202,8 @@ def dream_video(
     Raises:
         StateError: see `dream`. ResourceError: see `render`.
     """
-    dreams = dream(agent, windows, mode, context=context, horizon=horizon, generator=generator, start=start)
-    film = render(dreams, agent.spec, path, title, scale=scale, fps=fps)
+    dreams = dream(agent, windows, "openloop", context=context, horizon=horizon, generator=generator, start=start)
+    film = render(dreams, agent.spec, path, title)
     return film, summarize(dreams, measure(dreams, agent.spec.observation))
 
 

@@ -1,6 +1,7 @@
 """`dreamer runs list`: every run under the root (and those its index knows elsewhere), one line each.
 
-Reads only the ends of files, so that a hundred long runs are listed at once.
+Reads only the ends of long files, so that a hundred runs are listed at once. All episodes are read only of a run
+without a scored checkpoint, and such a run is short.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,9 @@
 """Where a training begins: settled settings, spaces, and a run directory that is new or goes on."""
 
+import contextlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,16 +21,18 @@ from dreamer_cli.commands.assemble import (
     prepare_torch,
     saved_spec,
 )
-from dreamer_cli.commands.plan import estimate
+from dreamer_cli.commands.estimate import estimate
 from dreamer_cli.config import Config, Resolved, load_config, resolve, to_yaml
+from dreamer_cli.envs.catalog import canonical
 from dreamer_cli.envs.make import make_env
+from dreamer_cli.envs.vector import absolute
 from dreamer_cli.errors import StateError, UsageError
 from dreamer_cli.files import disk_error, write_atomic
 from dreamer_cli.findrun import find_checkpoint, register, runs_root
 from dreamer_cli.registry import to_tree
 from dreamer_cli.report import Reporter
 from dreamer_cli.requests import TrainRequest
-from dreamer_cli.runs import RunDir, continues, first_record, new_run_dir
+from dreamer_cli.runs import RunDir, continues, first_record, new_run_dir, versions
 from dreamer_cli.spaces import EnvSpec
 from dreamer_cli.trees import leaves, parse_settings
 
@@ -68,6 +72,8 @@ class Start:
         presets: names of algorithm, suite and overlays, for people.
         spec: what the agent is built from.
         continued: whether the directory holds a run already.
+        source: whose weights it starts from, as run.json has it: `{"typed", "run", "step"}`; None: fresh ones.
+        begun: whether run.json says what this process does.
     """
 
     def __init__(
@@ -78,10 +84,12 @@ class Start:
         presets: list[str],
         spec: EnvSpec,
         path: Path | None,
+        source: dict[str, Any] | None = None,
     ) -> None:
         self.request, self.cfg, self.origins, self.presets, self.spec = request, cfg, origins, presets, spec
         self.root = path.parent if path else runs_root(request.runs_dir)
-        self.path = path
+        self.path, self.source = path, source
+        self.begun = self._made = False
         self.continued = path is not None and RunDir(path).holds_run()
         self.device: torch.device = choose_device(self.cfg.run.device)
         self.left_out = dict(spec.left_out)
@@ -94,7 +102,9 @@ class Start:
             if self.path is None:
                 assert self.cfg.env.id is not None
                 name = self.request.name or (self.presets[0] if self.presets else "run")
-                return new_run_dir(self.root, self.cfg.env.id, name, self.cfg.run.seed)
+                self._made = True
+                return new_run_dir(self.root, canonical(self.request.env or self.cfg.env.id), name, self.cfg.run.seed)
+            self._made = not self.path.exists()
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise disk_error(error, self.path or self.root) from error
@@ -102,11 +112,11 @@ class Start:
 
     @cached_property
     def agent(self) -> Agent:
-        """With fresh weights, or with those of `--init-from`."""
+        """With fresh weights, or with those of `--init-from`; what the run saved itself is loaded later."""
         agent = build_agent(self.cfg, self.spec, self.device)
-        if self.request.init_from and not self.continued:
-            run, which = find_checkpoint(self.request.init_from, self.request.runs_dir)
-            loaded = Checkpoints(run.checkpoints).read(which, only=[WEIGHTS])
+        saved = self.continued and Checkpoints(self.run.checkpoints).steps()
+        if self.source and not saved:
+            loaded = Checkpoints(RunDir(Path(self.source["run"])).checkpoints).read(self.source["step"], [WEIGHTS])
             load_weights(agent, loaded.tensors[WEIGHTS], str(loaded.path))
         return agent
 
@@ -117,30 +127,59 @@ class Start:
 
     @contextmanager
     def claim(self, reporter: Reporter) -> Iterator[RunDir]:
-        """Hold the directory's lock while the run goes on; run.json and config.yaml say what it is."""
+        """Hold the directory's lock. A new directory in which nothing begins is gone afterwards.
+
+        Raises:
+            StateError: another process trains here, or has done so just now.
+        """
         run = self.run
         with run.lock():
-            reporter.open_log(run.logs / "train.log")
+            if run.holds_run() != self.continued:
+                raise StateError(f"Another process has just used {run.path}.", hint="Look at it, then try again.")
             if self.continued:
-                run.update(status="running", exit_code=None)
-            else:
-                fields = {
-                    "env": self.cfg.env.id,
-                    "presets": self.presets,
-                    "typed_presets": list(self.request.preset),
-                    "seed": self.cfg.run.seed,
-                    "device": str(self.device),
-                    "spec": self.spec.to_json(),
-                    "origins": self.origins,
-                }
-                run.write(first_record(self.request.argv, **fields))
-            self.write_config()
-            register(runs_root(self.request.runs_dir), run)
-            yield run
+                reporter.open_log(run.logs / "train.log")
+            try:
+                yield run
+            finally:
+                if self._made and not run.holds_run():
+                    self._forget()
 
-    def write_config(self) -> None:
-        """Write config.yaml, fully resolved."""
-        write_atomic(self.run.config, [to_yaml(self.cfg).encode()])
+    def begin(self, reporter: Reporter) -> None:
+        """Write config.yaml and run.json: from here on there is a run, and it is running.
+
+        Called once everything is built: settings that cannot be used leave nothing behind, and an older run as it was.
+        """
+        run = self.run
+        write_atomic(run.config, [to_yaml(self.cfg).encode()])
+        now = {"origins": self.origins, "device": str(self.device)}
+        if self.continued:
+            run.update(status="running", exit_code=None, versions=versions(), **now)
+        else:
+            fields = {
+                "env": self.cfg.env.id,
+                "presets": self.presets,
+                "typed_presets": list(self.request.preset),
+                "seed": self.cfg.run.seed,
+                "spec": self.spec.to_json(),
+                "init_from": self.source,
+            }
+            run.write(first_record(self.request.argv, **fields, **now))
+        self.begun = True
+        reporter.open_log(run.logs / "train.log")
+        register(runs_root(self.request.runs_dir), run)
+
+    def ended(self, **fields: Any) -> None:
+        """Say in run.json how it ended, if it began."""
+        if self.begun:
+            self.run.update(**fields)
+
+    def _forget(self) -> None:
+        for path in (self.run.config, self.run.lock_file):
+            path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # somebody else's file is in there, or other runs beside it: they stay
+            self.run.path.rmdir()
+            if self.path is None:
+                self.run.path.parent.rmdir()
 
     def warn_if_long(self, reporter: Reporter) -> None:
         """Say so if the run will take days, and what makes it shorter."""
@@ -158,7 +197,12 @@ def open_run(request: TrainRequest, reporter: Reporter) -> Start:
         UsageError, ConfigError, EnvError, StateError, ResourceError: as the contract says.
     """
     if request.run_dir is None and request.resume == "must":
-        raise UsageError("--resume must wants a run to go on with.", hint="Name it: --run-dir DIR")
+        raise StateError("--resume must wants a run to go on with, but none is named.", hint="Name it: --run-dir DIR")
+    if request.run_dir is not None and request.name is not None:
+        raise UsageError(
+            "--run-dir is the whole path of a run, so --name has no place in it.",
+            hint="Leave one of them out; --runs-dir DIR --name NAME makes a directory of that name.",
+        )
     if request.run_dir and continues(request.run_dir, request.resume or "auto"):
         return _continue(request, RunDir(request.run_dir))
     first = resolve_request(request)
@@ -169,12 +213,38 @@ def open_run(request: TrainRequest, reporter: Reporter) -> Start:
     env.close()
     resolved = resolve_request(request, any(obs.kind == "image" for obs in spec.observation.values()))
     presets = list(dict.fromkeys(name for name in (resolved.algorithm, resolved.suite, *resolved.presets) if name))
-    start = Start(request, resolved.config, resolved.origins, presets, spec, request.run_dir)
+    cfg = _from_anywhere(resolved.config)
+    start = Start(request, cfg, resolved.origins, presets, spec, request.run_dir, _source(request))
     for note in resolved.notes:
         reporter.note(note)
     for key, why in start.left_out.items():
         reporter.warn(f"the observation {key!r} is left out: {why}")
     return start
+
+
+def _from_anywhere(cfg: Config) -> Config:
+    """The same settings, in which a file that was named from here is found from every other directory."""
+    return replace(cfg, env=absolute(cfg.env))
+
+
+def _source(request: TrainRequest) -> dict[str, Any] | None:
+    """The checkpoint that `--init-from` means now, to keep in run.json."""
+    if request.init_from is None:
+        return None
+    run, which = find_checkpoint(request.init_from, request.runs_dir)
+    path = Checkpoints(run.checkpoints).choose(which)
+    return {"typed": request.init_from, "run": str(run.path.resolve()), "step": int(path.name)}
+
+
+def _other_source(request: TrainRequest, then: dict[str, Any] | None) -> str | None:
+    """How a typed `--init-from` contradicts the one that the run began with, if it does."""
+    if request.init_from is None or (then and request.init_from == then["typed"]):
+        return None
+    if then:
+        run, which = find_checkpoint(request.init_from, request.runs_dir)
+        if str(run.path.resolve()) == then["run"] and which in ("best", then["step"]):
+            return None
+    return f"--init-from is {then['typed'] if then else 'none'}, not {request.init_from}"
 
 
 def resolve_request(request: TrainRequest, has_pixels: bool | None = None) -> Resolved:
@@ -217,6 +287,9 @@ def _continue(request: TrainRequest, run: RunDir) -> Start:
     typed_then = record.get("typed_presets", [])
     if request.preset and list(request.preset) != typed_then:
         differing.append(f"presets are {' '.join(typed_then) or 'none'}, not {' '.join(request.preset)}")
+    source = record.get("init_from")
+    if other := _other_source(request, source):
+        differing.append(other)
     resolved = resolve(
         env=request.env,
         # A file of -c is laid over what was saved, as -p would be: it must change nothing.
@@ -227,7 +300,8 @@ def _continue(request: TrainRequest, run: RunDir) -> Start:
         options=_typed(request),
         has_pixels=None,
     )
-    old, new = dict(leaves(to_tree(saved))), dict(leaves(to_tree(resolved.config)))
+    cfg = _from_anywhere(resolved.config)
+    old, new = dict(leaves(to_tree(saved))), dict(leaves(to_tree(cfg)))
     for key in sorted(old.keys() | new.keys()):
         if old.get(key) != new.get(key) and key not in MAY_CHANGE:
             differing.append(f"{key} is {_say(old.get(key))}, not {_say(new.get(key))}")
@@ -238,7 +312,7 @@ def _continue(request: TrainRequest, run: RunDir) -> Start:
             hint="Leave them out to go on with the run's own, or start a new run in another directory.",
         )
     origins = {**record.get("origins", {}), **{k: v for k, v in resolved.origins.items() if old.get(k) != new.get(k)}}
-    return Start(request, resolved.config, origins, record.get("presets", []), saved_spec(run), run.path)
+    return Start(request, cfg, origins, record.get("presets", []), saved_spec(run), run.path, source)
 
 
 def _say(value: Any) -> str:

@@ -25,14 +25,14 @@ def train(request: TrainRequest, reporter: Reporter) -> Result:
         start = open_run(request, reporter)
         if request.plan:
             return plan(start)
-        with start.claim(reporter) as run, warnings_to(reporter.detail):
-            start.warn_if_long(reporter)
+        with start.claim(reporter), warnings_to(reporter.detail):
             try:
+                start.warn_if_long(reporter)
                 outcome = loop(start, reporter, stop)
             except BaseException as raised:
-                run.update(**_ending(raised))
+                start.ended(**_ending(raised))
                 raise
-            run.update(**_ending(outcome.error))
+            start.ended(**_ending(outcome.error))
             return outcome
 
 
@@ -46,24 +46,27 @@ def _ending(error: BaseException | None) -> dict[str, Any]:
 def loop(start: Start, reporter: Reporter, stop: StopSignal) -> Result:
     """The algorithm: collect a little, learn what is owed, and now and then evaluate, film and save."""
     with Training(start, reporter, stop) as run:
+        if run.complete:
+            reporter.note(f"already complete at step {run.env_steps}; --steps M goes on")
         # A stop while environments or an evaluation keep us waiting; what was collected until then is whole.
         with contextlib.suppress(Preempted, Interrupted):
             while run.env_steps < run.cfg.run.steps and not stop.requested:
                 run.collect()
-                for _ in range(run.updates_due()):
-                    run.update()
+                for owed in range(run.updates_due(), 0, -1):
                     if stop.requested:
+                        run.ratio.give_back(owed)
                         break
+                    run.update()
                 if run.due("eval"):
                     run.evaluate()
                 if run.due("dream"):
                     run.film_dream()
-                if run.due("log") or run.unwritten:
+                if run.due("log"):
                     run.write_metrics()
                 if run.due("save"):
                     run.save()
         run.finish()
-        error = stopped(start.run.path, stop) if run.env_steps < run.cfg.run.steps else None
+        error = None if run.complete else stopped(start.run.path, stop)
         return Result(
             run.summary(),
             [str(start.run.path)],

@@ -7,20 +7,21 @@ env       {"gear": 2, "pedals": [0.65, 0.0]}
 ```
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from gymnasium import Env, Space, spaces
 
+from dreamer_cli.envs.nested import Place, leaves
 from dreamer_cli.errors import EnvError
-from dreamer_cli.spaces import ActionPart, action_from_indices
+from dreamer_cli.spaces import ActionPart
 
 Decoder = Callable[[np.ndarray], Any]
 
 
 class ActionCodec:
-    """Translates between the flat action vector and one Gymnasium action space, in both directions.
+    """Turns the flat action vector into actions of one Gymnasium space.
 
     The tables (`parts`, sorted by key) describe the decoding completely: see `ActionPart`.
     """
@@ -44,7 +45,7 @@ class ActionCodec:
         Raises:
             EnvError: a space that cannot be acted in, named with the reason.
         """
-        parts = [_part(path, leaf, env_id) for path, leaf in _leaves(space, ())]
+        parts = [_part(path, leaf, env_id) for path, leaf in leaves(space)]
         if not parts:
             raise EnvError(f"{env_id} takes no action: its action space is {space}.")
         if len(parts) == 1 and parts[0].classes == (len(names),):
@@ -54,10 +55,6 @@ class ActionCodec:
     def decode(self, action: np.ndarray) -> Any:
         """The environment's action for one flat vector (A,): an int, an array, or a nested dict or tuple."""
         return _nest({part.path: decode(action[columns]) for part, columns, decode in self._decoders})
-
-    def encode(self, action: Any) -> np.ndarray:
-        """The flat vector (A,) that decodes to this action of the environment; the inverse of `decode`."""
-        return np.concatenate([_encode(part, _at(action, part.path)) for part in self.parts], dtype=np.float32)
 
 
 def action_names(env: Env) -> tuple[str, ...]:
@@ -71,18 +68,7 @@ def action_names(env: Env) -> tuple[str, ...]:
     return ()
 
 
-def _leaves(space: Space, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], Space]]:
-    if isinstance(space, spaces.Dict):
-        for key, inner in space.spaces.items():
-            yield from _leaves(inner, (*path, key))
-    elif isinstance(space, spaces.Tuple):
-        for position, inner in enumerate(space.spaces):
-            yield from _leaves(inner, (*path, position))
-    else:
-        yield path, space
-
-
-def _part(path: tuple[str | int, ...], space: Space, env_id: str) -> ActionPart:
+def _part(path: Place, space: Space, env_id: str) -> ActionPart:
     key = "/".join(map(str, path)) or "action"
     classes: tuple[int, ...]
     start: tuple[int, ...]
@@ -104,7 +90,7 @@ def _part(path: tuple[str | int, ...], space: Space, env_id: str) -> ActionPart:
     return ActionPart(key, "discrete", classes, start=start, shape=space.shape or (), dtype=str(space.dtype), path=path)
 
 
-def _continuous(path: tuple[str | int, ...], key: str, space: spaces.Box, env_id: str) -> ActionPart:
+def _continuous(path: Place, key: str, space: spaces.Box, env_id: str) -> ActionPart:
     if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
         raise EnvError(
             f"{env_id}: the action {key!r} has no finite bounds: {space}.",
@@ -144,27 +130,11 @@ def _continuous_decoder(part: ActionPart) -> Decoder:
     return decode
 
 
-def _encode(part: ActionPart, value: Any) -> np.ndarray:
-    entries = np.asarray(value).reshape(-1)
-    if part.kind == "discrete":
-        return action_from_indices(part, (entries - np.array(part.start)).astype(np.int64))
-    low, high = np.array(part.low), np.array(part.high)
-    # A bound that leaves no choice is encoded as 0.
-    span = np.where(high > low, high - low, 1.0)
-    return np.where(high > low, (entries.astype(np.float64) - low) / span * 2 - 1, 0.0)
-
-
-def _at(action: Any, path: tuple[str | int, ...]) -> Any:
-    for step in path:
-        action = action[step]
-    return action
-
-
-def _nest(values: Mapping[tuple[str | int, ...], Any]) -> Any:
+def _nest(values: Mapping[Place, Any]) -> Any:
     """Values by path as nested dicts, and tuples where the path counts positions."""
     if () in values:
         return values[()]
-    heads: dict[str | int, dict[tuple[str | int, ...], Any]] = {}
+    heads: dict[str | int, dict[Place, Any]] = {}
     for path, value in values.items():
         heads.setdefault(path[0], {})[path[1:]] = value
     if all(isinstance(head, int) for head in heads):

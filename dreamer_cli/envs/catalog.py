@@ -5,11 +5,17 @@ A suite is a row here, plus a file in `suites/` where its package needs adapting
 
 import importlib
 import importlib.util
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
+
+from dreamer_cli.errors import EnvError
+
+# Suites that have their names already, but no row below yet.
+LATER = ("dmc", "minigrid", "crafter", "procgen")
 
 
 @dataclass(frozen=True)
@@ -21,6 +27,7 @@ class Suite:
         title: what it is, in a few words.
         entry: how the entry points of its ids begin; `namespace` likewise for the ids themselves.
         needs: the module that must be importable.
+        version: of a task that is named without one, `v5`; only where `namespace` is set.
         extra: the extra of `dreamer-cli` that brings it; empty where a plain install does.
         register: makes its ids known to Gymnasium, for packages that do not by themselves.
     """
@@ -30,6 +37,7 @@ class Suite:
     entry: str
     needs: str
     namespace: str = ""
+    version: str = ""
     extra: str = ""
     register: Callable[[], None] | None = None
 
@@ -42,6 +50,15 @@ class Suite:
     def install(self) -> str:
         """The pip line that brings it."""
         return pip_line(self.extra)
+
+    def id_of(self, task: str) -> str:
+        """The id that `suite:task` means: `pong`, `Pong`, `Pong-v5` are `ALE/Pong-v5`; no namespace, no change."""
+        if not self.namespace or task.startswith(f"{self.namespace}/"):
+            return task
+        stem, version = task.rpartition("-v")[::2] if re.search(r"-v[0-9]+$", task) else (task, self.version[1:])
+        # space_invaders → SpaceInvaders; what has capitals is spelt by someone who knows.
+        name = stem if stem != stem.lower() else "".join(word.capitalize() for word in re.split("[-_]", stem))
+        return f"{self.namespace}/{name}-v{version}"
 
     def owns(self, env_id: str) -> bool:
         """Whether an id belongs to this suite, known to Gymnasium by now or not."""
@@ -73,17 +90,34 @@ SUITES = (
     Suite("toy-text", "tables: FrozenLake, Taxi, Blackjack", "gymnasium.envs.toy_text", "gymnasium"),
     Suite("box2d", "LunarLander, BipedalWalker, CarRacing", "gymnasium.envs.box2d", "Box2D", extra="box2d"),
     Suite("mujoco", "Gymnasium's robots: Hopper, Ant, Humanoid", "gymnasium.envs.mujoco", "mujoco", extra="mujoco"),
-    Suite("atari", "Atari 2600 games", "ale_py", "ale_py", namespace="ALE", register=_register_atari),
+    Suite("atari", "Atari 2600 games", "ale_py", "ale_py", namespace="ALE", version="v5", register=_register_atari),
     Suite(
         "minatar",
         "five Atari games on a 10x10 grid",
         "dreamer_cli.envs.suites.minatar",
         "minatar",
         namespace="MinAtar",
+        version="v1",
         extra="minatar",
         register=_register_minatar,
     ),
 )
+
+
+def canonical(env_id: str) -> str:
+    """An id as Gymnasium knows it, where it was written as `suite:task`; a suite's name wins over a module's.
+
+    Raises:
+        EnvError: the suite comes with a later release.
+    """
+    name, colon, task = env_id.partition(":")
+    if name in LATER:
+        raise EnvError(
+            f"{env_id}: the suite {name} is not in this release yet.",
+            hint="An id that its package registers with Gymnasium works as it is; so does yours: -e ./file.py:Class",
+        )
+    suite = next((suite for suite in SUITES if suite.name == name), None) if colon else None
+    return env_id if suite is None else suite.id_of(task)
 
 
 def suite_of(env_id: str) -> Suite | None:

@@ -3,6 +3,7 @@
 | id | means |
 |---|---|
 | `CartPole-v1`, `ALE/Pong-v5` | registered with Gymnasium, by itself or by a suite of `envs/catalog.py` |
+| `atari:pong`, `classic:CartPole-v1` | a suite and its task: `ALE/Pong-v5`, `CartPole-v1` |
 | `package:Id-v0` | import `package`, which registers `Id-v0` |
 | `package.module:Class`, `./file.py:Class` | import it and call `Class(**kwargs)` |
 """
@@ -19,17 +20,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import field
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import gymnasium
 from gymnasium.envs.registration import load_env_creator
 from gymnasium.wrappers import TimeLimit
+from pydantic import AfterValidator
 from pydantic.dataclasses import dataclass
 
-from dreamer_cli.envs.catalog import SUITES, register_suites, suite_of
+from dreamer_cli.envs.catalog import SUITES, canonical, register_suites, suite_of
 from dreamer_cli.envs.wrappers import DreamerEnv, Pixels, Repeat
 from dreamer_cli.errors import ConfigError, DreamerError, EnvError, closest
 from dreamer_cli.registry import STRICT
+
+
+def _canonical(env_id: str | None) -> str | None:
+    return None if env_id is None else canonical(env_id)
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -37,7 +43,8 @@ class EnvConfig:
     """Which environment, and how it is shown to the agent.
 
     Attributes:
-        id: Gymnasium id, `module:Id`, `pkg.mod:Class`, `./file.py:Class`; None only before `--env` is known.
+        id: Gymnasium id, `module:Id`, `pkg.mod:Class`, `./file.py:Class` or `suite:task`; None only before
+            `--env` is known.
         kwargs: handed to the environment's constructor.
         repeat: every action is applied this often; rewards are summed.
         pixels: `off` takes observations as they are, `only` shows the rendered picture instead of them,
@@ -48,7 +55,7 @@ class EnvConfig:
         timeout_s: seconds that a worker may take for one step or reset before it counts as hung; 0 waits for ever.
     """
 
-    id: str | None = None
+    id: Annotated[str | None, AfterValidator(_canonical)] = None
     kwargs: dict[str, Any] = field(default_factory=dict)
     repeat: int = 1
     pixels: Literal["off", "only", "both"] = "off"

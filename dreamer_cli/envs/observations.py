@@ -12,13 +12,14 @@ A float picture loses what 8 bits cannot hold; in exchange it is stored in a qua
 the image encoder. Uint8 grids below 8x8 (MiniGrid's 7x7) are too small for it and are read as numbers.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 from gymnasium import Space, spaces
 from PIL import Image
 
+from dreamer_cli.envs.nested import Place, leaves
 from dreamer_cli.errors import EnvError
 from dreamer_cli.spaces import ObsSpec
 
@@ -37,7 +38,7 @@ class BadValue(Exception):
 class Entry(NamedTuple):
     """One key: where to find it in the environment's observation, what it must look like, how to settle it."""
 
-    path: tuple[str | int, ...]
+    path: Place
     spec: ObsSpec
     declared: tuple[int, ...]
     read: Reader
@@ -60,7 +61,7 @@ class ObservationCodec:
     def __init__(self, space: Space, size: Size | None = None, env_id: str = "the environment") -> None:
         self.entries: dict[str, Entry] = {}
         self.left_out: dict[str, str] = {}
-        for path, leaf in _leaves(space, ()):
+        for path, leaf in leaves(space):
             shown = "/".join(map(str, path)) or "observation"
             try:
                 spec, read = _settle(leaf, size)
@@ -76,7 +77,7 @@ class ObservationCodec:
             )
         self.specs = {key: entry.spec for key, entry in self.entries.items()}
 
-    def _name(self, path: tuple[str | int, ...], kind: str) -> str:
+    def _name(self, path: Place, kind: str) -> str:
         # Dots and a handful of names mean something to torch's module containers and to the record itself.
         name = "/".join(map(str, path)).replace(".", "_") or kind
         name = f"obs_{name}" if name in RESERVED else name
@@ -115,17 +116,6 @@ def plain_name(space: Space) -> str:
         return _settle(space, None)[0].kind
     except BadValue:
         return "observation"
-
-
-def _leaves(space: Space, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], Space]]:
-    if isinstance(space, spaces.Dict):
-        for key, inner in space.spaces.items():
-            yield from _leaves(inner, (*path, key))
-    elif isinstance(space, spaces.Tuple):
-        for position, inner in enumerate(space.spaces):
-            yield from _leaves(inner, (*path, position))
-    else:
-        yield path, space
 
 
 def _settle(space: Space, size: Size | None) -> tuple[ObsSpec, Reader]:

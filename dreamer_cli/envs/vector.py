@@ -57,7 +57,7 @@ class VectorEnv:
         vec: Literal["auto", "sync", "async"] | None = None,
         render_mode: str | None = None,
     ) -> None:
-        cfg = _absolute(cfg)
+        cfg = absolute(cfg)
         self.cfg, self.num_envs, self.seed = cfg, num_envs, seed
         self.step_s: float | None = None
         probe = make_env(cfg, render_mode)
@@ -78,11 +78,6 @@ class VectorEnv:
             return "sync"
         self.step_s = seconds_per_step(probe)
         return "async" if self.step_s > ASYNC_FROM_S else "sync"
-
-    @property
-    def action_names(self) -> tuple[str, ...]:
-        """What the environment calls the choices of its only action; () where it does not say."""
-        return self.spec.action[0].names if len(self.spec.action) == 1 else ()
 
     def reset(self, mask: np.ndarray | None = None) -> Records:
         """Begin a new episode in the masked environments (N bool; all if None); other rows are stale."""
@@ -158,7 +153,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _absolute(cfg: EnvConfig) -> EnvConfig:
+def absolute(cfg: EnvConfig) -> EnvConfig:
     """A file named from the current directory, so that workers find it whatever theirs is."""
     place, _, name = (cfg.id or "").rpartition(":")
     return replace(cfg, id=f"{Path(place).expanduser().resolve()}:{name}") if place.endswith(".py") else cfg

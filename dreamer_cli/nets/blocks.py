@@ -68,8 +68,8 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """... width → the same shape and dtype."""
         full = full_precision(x)
-        # One dot product per row; F.rms_norm squares, averages and scales in passes of their own on the CPU.
-        root = torch.rsqrt(torch.linalg.vecdot(full, full).unsqueeze(-1) / x.shape[-1] + self.eps)
+        # Spelled out: F.rms_norm is slower on the CPU, and autocast would run a dot product in half precision.
+        root = torch.rsqrt(full.square().mean(-1, keepdim=True) + self.eps)
         return (full * root * self.scale).to(x.dtype)
 
 

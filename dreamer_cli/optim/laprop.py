@@ -1,5 +1,7 @@
 """LaProp: Adam with the normalisation before the momentum, so momentum cannot be divided by a stale scale."""
 
+import math
+
 import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor
@@ -45,36 +47,32 @@ class LaProp:
         self.params = params
         self.square = [torch.zeros_like(p) for p in params]
         self.momentum = [torch.zeros_like(p) for p in params]
-        self.count = torch.zeros((), dtype=torch.float64, device=params[0].device)
+        self.count = torch.zeros((), dtype=torch.int64, device=params[0].device)
 
     @torch.no_grad()
     def step(self) -> dict[str, Tensor]:
         """Clip the gradients that `backward` left, and move every parameter. Returns scalar metrics."""
         cfg = self.cfg
-        grads: list[Tensor] = [p.grad for p in self.params if p.grad is not None]
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.params]
         norm = torch.stack(torch._foreach_norm(grads)).norm()
         clipped = clip_adaptively(grads, list(self.params), cfg.agc)
 
-        lr = (
-            cfg.lr * (self.count / max(1, cfg.warmup)).clamp(max=1.0)
-            if cfg.warmup
-            else torch.full_like(self.count, cfg.lr)
-        )
+        done = self.count.to(self.params[0].dtype)
+        # Without a warm-up the ramp is over before the first update.
+        lr = cfg.lr * ((done + (cfg.warmup == 0)) / max(1, cfg.warmup)).clamp(max=1.0)
         self.count += 1
+        rms_bias, momentum_bias = (-torch.expm1((done + 1) * math.log(beta)) for beta in (cfg.beta2, cfg.beta1))
         torch._foreach_mul_(self.square, cfg.beta2)
         torch._foreach_addcmul_(self.square, grads, grads, 1 - cfg.beta2)
-        scale = torch._foreach_mul(self.square, self._as_param(1 / (1 - cfg.beta2**self.count)))
+        scale = torch._foreach_mul(self.square, 1 / rms_bias)
         torch._foreach_sqrt_(scale)
         torch._foreach_add_(scale, cfg.eps)
         torch._foreach_div_(grads, scale)  # from here on: normalised
         torch._foreach_lerp_(self.momentum, grads, 1 - cfg.beta1)
         torch._foreach_copy_(grads, self.momentum)
-        torch._foreach_mul_(grads, self._as_param(-lr / (1 - cfg.beta1**self.count)))
+        torch._foreach_mul_(grads, -lr / momentum_bias)
         torch._foreach_add_(list(self.params), grads)
         return {"optim/grad_norm": norm, "optim/clipped": clipped, "optim/lr": lr}
-
-    def _as_param(self, x: Tensor) -> Tensor:
-        return x.to(self.params[0].dtype)
 
     def state(self) -> dict[str, Tensor]:
         """Tensors to save, by flat names."""

@@ -49,10 +49,11 @@ def plan(spec: EnvSpec, num_envs: int, latent: Fields, capacity: int, max_bytes:
     if per_env < batch_length + 1:
         least = (batch_length + 1) * num_envs
         enough = least if limited_by == "capacity" else least * bytes_per_record
+        value = capacity if limited_by == "capacity" else max_bytes
         raise ConfigError(
-            f"replay.{limited_by} leaves {per_env} records for each of {num_envs} environments, but one sequence is "
-            f"{batch_length + 1} (replay.batch_length and one before it).",
-            hint=f"replay.{limited_by}={enough} is the least; or lower run.num_envs.",
+            f"replay.{limited_by}={value} is too small: each of {num_envs} environments gets room for {per_env} "
+            f"records, but a sequence takes {batch_length + 1} (replay.batch_length and the one before it).",
+            hint=f"Set replay.{limited_by}={enough} or more, or lower run.num_envs or replay.batch_length.",
         )
     return Plan(per_env * num_envs, per_env, limited_by, bytes_per_record)
 

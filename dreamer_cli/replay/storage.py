@@ -18,7 +18,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from dreamer_cli.errors import ConfigError, StateError
-from dreamer_cli.files import FILES, Files, clean_temporaries
+from dreamer_cli.files import FILES, DiskFullError, Files, clean_temporaries
 from dreamer_cli.registry import STRICT
 from dreamer_cli.replay import chunks
 from dreamer_cli.replay.ring import Fields, Plan, Ring, free_memory, plan, record_fields
@@ -27,6 +27,9 @@ from dreamer_cli.spaces import EnvSpec
 from dreamer_cli.structs import Batch, Records, State
 
 MOST_RECORDS = 5_000_000  # Dreamer V3's capacity
+# A checkpoint lists its chunks. Where saves are frequent, more than so many that are small, or that hold little of each
+# stream, are joined. Sizes in bytes.
+MOST_SMALL, SMALL_CHUNK, SMALL_SPAN = 64, 1_000_000, 65_536
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -247,6 +250,7 @@ class Replay:
                 self._saved[env] = end
         oldest = self.sampler.oldest
         self._chunks = [c for c in self._chunks if any(end > oldest[env] for env, _, end in c["spans"])]
+        self._join_small(directory, chunks.CHUNK_BYTES // per_record, files)
         filled = np.minimum(self.sampler.next, self.plan.per_env).tolist()
         latents = {
             f"{name}.{env}": self.ring.arrays[name][env, :count]
@@ -254,6 +258,28 @@ class Replay:
             for env, count in enumerate(filled)
         }
         return latents, {**self.sampler.state(), "chunks": list(self._chunks), "lost": self.lost}
+
+    def _join_small(self, directory: Path, most: int, files: Files) -> None:
+        """Write many small chunks again as a few large ones, so that the list of them stays short.
+
+        From memory, where their records are. The old files stay until no checkpoint names them (`prune`), so a crash
+        at any moment leaves every checkpoint as it was.
+        """
+        small = [entry for entry in self._chunks if entry["size"] < max(SMALL_CHUNK, SMALL_SPAN * len(entry["spans"]))]
+        if len(small) <= MOST_SMALL:
+            return
+        oldest = self.sampler.oldest
+        spans = [(env, max(begin, int(oldest[env])), end) for entry in small for env, begin, end in entry["spans"]]
+        joined: list[dict[str, Any]] = []
+        try:
+            for group in chunks.split(_merge(spans), max(1, most)):
+                joined.append(chunks.write_chunk(directory, self.ring, self._stored, group, files))
+        except DiskFullError:  # the small ones are as good; there may be room at the next save
+            for entry in joined:
+                files.remove(directory / entry["name"])
+            return
+        gone = {entry["name"] for entry in small}
+        self._chunks = [entry for entry in self._chunks if entry["name"] not in gone] + joined
 
     def load(
         self, directory: Path, latents: Mapping[str, Tensor], tree: Mapping[str, Any], max_lost: float = 0.1

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from dreamer_cli.errors import ConfigError
+from dreamer_cli.errors import ConfigError, closest
 from dreamer_cli.nets.blocks import MLP, BlockLinear, ChannelNorm, Conv, Layer, Linear, UpConv
 from dreamer_cli.nets.distributions import full_precision
 from dreamer_cli.nets.transforms import symexp, symlog
@@ -67,18 +67,22 @@ class CoderConfig:
         if self.kernel % 2 == 0:
             raise ConfigError(f"kernel={self.kernel} is even.", hint="An odd kernel keeps the picture's size.")
 
-    def choose(self, specs: Specs) -> Specs:
-        """The observation keys that are coded.
+    def choose(self, specs: Specs, where: str) -> Specs:
+        """The observation keys that are coded; `where` names the settings in messages.
 
         Raises:
             ConfigError: there is no such key, or none is left.
         """
         if self.keys is None:
             return specs
-        if not self.keys or not set(self.keys) <= specs.keys():
-            raise ConfigError(
-                f"keys={list(self.keys)} does not choose from the observation.", hint=f"There are: {', '.join(specs)}."
-            )
+        listed = f"There are: {', '.join(specs)}."
+        if not self.keys:
+            raise ConfigError(f"{where}.keys is empty, so nothing is left of the observation.", hint=listed)
+        for key in self.keys:
+            if key not in specs:
+                raise ConfigError(
+                    f"{where}.keys names {key!r}, which is no observation key.", hint=closest(key, specs) + listed
+                )
         return {key: spec for key, spec in specs.items() if key in self.keys}
 
 
@@ -160,7 +164,7 @@ class Encoder(nn.Module):
 
     def __init__(self, specs: Specs, cfg: CoderConfig) -> None:
         super().__init__()
-        self.specs = specs = dict(cfg.choose(specs))
+        self.specs = specs = dict(cfg.choose(specs, "world.encoder"))
         parts: list[Any] = []
         if vectors(specs):
             parts.append(VectorEncoder(vectors(specs), cfg))
@@ -236,7 +240,7 @@ class Decoder(nn.Module):
 
     def __init__(self, specs: Specs, cfg: CoderConfig, deter: int, stoch: int) -> None:
         super().__init__()
-        self.specs = specs = dict(cfg.choose(specs))
+        self.specs = specs = dict(cfg.choose(specs, "world.objective.decoder"))
         self.split = (deter, stoch)
         parts: list[Any] = []
         if vectors(specs):

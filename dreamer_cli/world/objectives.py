@@ -10,12 +10,14 @@ from dreamer_cli.world.coders import CoderConfig, Decoder, Specs
 class Reconstruct(nn.Module):
     """Decode what was seen. Losses are per observation key, B T.
 
-    Every objective has `losses(batch_obs, embed, feat)` and `decode(feat)`, which is None for those that cannot draw.
+    Every objective has `keys`, the names of its losses, `losses(batch_obs, embed, feat)`, and `decode(feat)`, which is
+    None for those that cannot draw.
     """
 
     def __init__(self, cfg: "ReconstructConfig", specs: Specs, deter: int, stoch: int) -> None:
         super().__init__()
         self.decoder = Decoder(specs, cfg.decoder, deter, stoch)
+        self.keys = tuple(self.decoder.specs)
 
     def losses(self, obs: dict[str, Tensor], embed: Tensor, feat: Tensor) -> dict[str, Tensor]:
         """Reconstruction errors of every key."""

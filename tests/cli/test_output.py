@@ -178,7 +178,7 @@ def test_preempted_ends_stderr_with_the_command_that_goes_on(call, command):
     assert (done.code, done.out) == (75, "runs/x\n")
     assert done.err.splitlines() == [
         "error  Stopped by SIGTERM.",
-        "hint   Continue:",
+        "hint   The command on the next line continues it.",
         "dreamer train --run-dir runs/x",
     ]
     assert call("train", "--json").json["error"]["hint"] == "Continue: dreamer train --run-dir runs/x"

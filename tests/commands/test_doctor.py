@@ -3,6 +3,7 @@ import io
 import pytest
 
 from dreamer_cli.commands import doctor
+from dreamer_cli.envs.catalog import SUITES
 from dreamer_cli.report import Reporter
 
 
@@ -40,8 +41,9 @@ def test_what_fails_is_named_and_the_rest_is_still_tried(report, monkeypatch):
 
 def test_a_missing_extra_is_no_failure_and_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr(doctor, "EXTRAS", {"x": (("json", "no_such_module_anywhere"), "pip install x")})
-    (check,) = doctor.extras()
+    check, *others = doctor.extras()
     assert (check.status, check.hint) == ("absent", "pip install x")
+    assert {other.name for other in others} == {suite.extra for suite in SUITES if suite.extra}
 
 
 def test_a_place_that_cannot_be_written_fails(monkeypatch, tmp_path):

@@ -91,12 +91,10 @@ def test_check_of_a_broken_environment_ends_in_its_error(report):
         command.check_env(toy("Faulty"), report, env_kwarg=["fault=constructor"])
 
 
-def test_arguments_are_read_as_yaml(report):
-    from dreamer_cli.commands.check import read_kwargs
-
-    assert read_kwargs(["a=1", "b=true", "c=[1, 2]", "d=x=y"]) == {"a": 1, "b": True, "c": [1, 2], "d": "x=y"}
-    with pytest.raises(UsageError, match="NAME=VALUE"):
-        read_kwargs(["novalue"])
+def test_arguments_are_typed_as_for_train(report):
+    with pytest.raises(UsageError, match="KEY=VALUE") as caught:
+        command.check_env("CartPole-v1", report, env_kwarg=["novalue"])
+    assert "--env-kwarg gravity=9.8" in caught.value.hint
 
 
 def test_check_notices_what_is_not_repeated(report, tmp_path):

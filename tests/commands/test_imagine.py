@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dreamer_cli.commands.imagine import REPLAY_TREE, dream_video, imagine
+from dreamer_cli.commands.imagine import dream_video, imagine
 from dreamer_cli.commands.train import train
 from dreamer_cli.dream import batch_windows, dream, stack_windows
 from dreamer_cli.errors import DreamerError, StateError, UsageError
@@ -122,8 +122,7 @@ def test_without_decoder_nothing_is_played(run, monkeypatch):
 
 
 def test_a_checkpoint_without_replay(run, monkeypatch):
-    monkeypatch.setattr("dreamer_cli.commands.imagine.REPLAY_TREE", "other.json")
-    assert REPLAY_TREE == "replay.json"
+    monkeypatch.setattr("dreamer_cli.commands.imagine.REPLAY", "other.json")
     with pytest.raises(StateError, match=r"other\.json"):
         ask(run, source="replay")
 
@@ -138,7 +137,7 @@ def test_a_training_films_its_batches(tmp_path):
     film, errors = dream_video(agent, windows, path, title="toy", generator=random, start=start, horizon=50)
     assert film.frames == 12
     assert Image.open(path).size == (film.width, film.height)
-    assert {"camera/mse", "camera/psnr", "speed/mse", "cards/accuracy"} <= set(errors)
+    assert {"camera/mse", "camera/psnr", "camera/ssim", "speed/mse", "cards/accuracy"} <= set(errors)
     assert torch.is_grad_enabled()
 
 

@@ -1,4 +1,4 @@
-"""Flat vectors and native actions, in both directions."""
+"""Flat vectors become native actions."""
 
 import json
 from dataclasses import asdict
@@ -32,32 +32,17 @@ SPACES = {
 @pytest.mark.parametrize("name", SPACES)
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**31))
-def test_every_flat_vector_decodes_into_the_space_and_back(name, seed):
+def test_every_flat_vector_decodes_into_the_space(name, seed):
     space = SPACES[name]
     codec = ActionCodec.from_space(space)
     flat = np.random.default_rng(seed).normal(0, 2, codec.width).astype(np.float32)
     native = codec.decode(flat)
     assert space.contains(native), native
-    again = codec.encode(native)
-    assert again.dtype == np.float32
-    assert again.shape == (codec.width,)
-    np.testing.assert_equal(_plain(codec.decode(again)), _plain(native))
-
-
-@pytest.mark.parametrize("name", SPACES)
-def test_every_native_action_survives_encoding(name):
-    space = SPACES[name]
-    space.seed(3)
-    codec = ActionCodec.from_space(space)
-    for _ in range(10):
-        native = space.sample()
-        _assert_close(codec.decode(codec.encode(native)), native)
 
 
 def test_known_answers():
     codec = ActionCodec.from_space(spaces.Discrete(3, start=5))
     assert codec.decode(np.array([0.1, 0.7, 0.2], np.float32)) == 6
-    assert codec.encode(6).tolist() == [0, 1, 0]
 
     codec = ActionCodec.from_space(Continuous.action_space)  # [-3, 1] and [0.5, 0.7]
     np.testing.assert_allclose(codec.decode(np.array([0.0, 0.5], np.float32)), [-1.0, 0.65], rtol=1e-6)
@@ -116,21 +101,3 @@ def test_names():
     assert action_names(bare_env(EnvConfig(id="CartPole-v1"))) == ()
     assert ActionCodec.from_space(spaces.Discrete(2), names=("a", "b")).parts[0].names == ("a", "b")
     assert ActionCodec.from_space(spaces.Discrete(3), names=("a", "b")).parts[0].names == ()
-
-
-def _plain(value):
-    if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
-    return [_plain(inner) for inner in value] if isinstance(value, tuple) else np.asarray(value).tolist()
-
-
-def _assert_close(left, right):
-    if isinstance(left, dict):
-        assert left.keys() == right.keys()
-        for key, value in left.items():
-            _assert_close(value, right[key])
-    elif isinstance(left, tuple):
-        for a, b in zip(left, right, strict=True):
-            _assert_close(a, b)
-    else:
-        np.testing.assert_allclose(left, right, rtol=1e-5, atol=1e-5)

@@ -107,6 +107,41 @@ def test_nothing_is_close():
     assert "dreamer envs list" in error.hint
 
 
+@pytest.mark.parametrize(
+    ("typed", "env_id"),
+    [
+        ("minatar:breakout", "MinAtar/Breakout-v1"),
+        ("minatar:space_invaders", "MinAtar/SpaceInvaders-v1"),
+        ("minatar:Breakout-v0", "MinAtar/Breakout-v0"),
+        ("atari:pong", "ALE/Pong-v5"),
+        ("atari:ALE/Pong-v5", "ALE/Pong-v5"),
+        ("classic:CartPole-v1", "CartPole-v1"),
+        ("toy-text:Taxi-v3", "Taxi-v3"),
+        ("tests.toys:Toy", "tests.toys:Toy"),
+        ("./atari.py:Pong", "./atari.py:Pong"),
+        ("CartPole-v1", "CartPole-v1"),
+    ],
+)
+def test_a_suite_and_its_task(typed, env_id):
+    assert EnvConfig(id=typed).id == env_id
+    assert replace(EnvConfig(), id=typed) == EnvConfig(id=env_id)
+
+
+def test_a_suite_and_its_task_can_be_played():
+    assert make_env(EnvConfig(id="minatar:breakout")).spec_dreamer.repeat == 1
+    assert make_env(EnvConfig(id="atari:pong")).spec_dreamer.repeat == 4
+    with pytest.raises(EnvError, match="ALE/Pnog") as caught:
+        make_env(EnvConfig(id="atari:pnog"))
+    assert "ALE/Pong-v5" in caught.value.hint
+
+
+@pytest.mark.parametrize("typed", ["dmc:walker-walk", "minigrid:MiniGrid-Empty-5x5-v0", "crafter", "procgen:coinrun"])
+def test_suites_of_later_releases_say_so(typed):
+    with pytest.raises(EnvError, match="not in this release yet") as caught:
+        EnvConfig(id=typed)
+    assert caught.value.exit_code == 3
+
+
 def test_no_id_at_all():
     assert "--env" in fails(None).hint
 

@@ -105,3 +105,12 @@ def test_up_conv_equals_upsampling_and_convolution(kernel, size):
 
 def test_up_conv_saves_no_helper_tensors():
     assert set(UpConv(1, 1, 5).state_dict()) == {"weight", "bias"}
+
+
+def test_a_norm_under_autocast_equals_one_outside():
+    """Half precision may come in and go out, but mean and root are computed in float32."""
+    torch.manual_seed(0)
+    norm, x = RMSNorm(64), 3 * torch.randn(5, 64)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = norm(x)
+    torch.testing.assert_close(inside, norm(x), rtol=1e-6, atol=1e-6)

@@ -11,7 +11,7 @@ import torch
 from dreamer_cli.checkpoint import Checkpoints
 from dreamer_cli.errors import ResourceError, StateError
 from dreamer_cli.files import DiskFullError, Files
-from dreamer_cli.replay import chunks
+from dreamer_cli.replay import chunks, storage
 from dreamer_cli.replay.storage import Replay
 from tests.crash import Recorder, rebuild, spoilable
 from tests.replay.toy import fill, latent_of, make_replay
@@ -97,6 +97,41 @@ def test_chunks_are_written_once_and_bounded(tmp_path):
     assert sum(end - begin for entry in tree["chunks"][5:] for _, begin, end in entry["spans"]) == 12
     assert all((tmp_path / name).read_bytes() == content for name, content in contents.items())
     assert save(replay, tmp_path)[1]["chunks"] == tree["chunks"]  # nothing new, nothing written
+
+
+def test_many_small_chunks_are_joined_and_nothing_else_changes(tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "MOST_SMALL", 3)
+    replay = make_replay(per_env=30)
+    saves = []
+    for _ in range(25):
+        fill(replay, 2)
+        latents, tree = save(replay, tmp_path)
+        saves = [*saves, (latents, tree, copy.deepcopy(replay))][-2:]
+        replay.prune(tmp_path, [tree for _, tree, _ in saves])
+        # Joined at almost every save, because the toy's full chunks are small, too: five times twelve records.
+        assert len(tree["chunks"]) <= 5
+    for latents, tree, reference in saves:
+        resumed = make_replay(per_env=30)
+        assert resumed.load(tmp_path, latents, tree) == []
+        assert_same_future(reference, resumed)
+
+
+def test_a_disk_too_full_for_joining_still_saves(tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "MOST_SMALL", 2)
+    replay = make_replay(per_env=30)
+    for _ in range(2):
+        fill(replay, 6)
+        replay.save(tmp_path)
+    fill(replay, 6)
+    disk = Full()
+    disk.room = 2  # one for the fresh records, one of those that joining takes
+    latents, tree = replay.save(tmp_path, disk)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {entry["name"] for entry in tree["chunks"]}
+    assert len(names) == 3
+    resumed = make_replay(per_env=30)
+    assert resumed.load(tmp_path, {k: torch.from_numpy(v.copy()) for k, v in latents.items()}, tree) == []
+    assert_same_future(replay, resumed)
 
 
 def test_chunks_go_when_nobody_names_them(tmp_path):
@@ -235,8 +270,10 @@ def test_a_full_disk_loses_nothing(tmp_path):
     assert_same_future(untouched, resumed)
 
 
-def test_a_crash_at_any_moment_leaves_a_checkpoint_whose_replay_is_whole(tmp_path):
-    """Chunks are safe before a checkpoint names them, and stay until no checkpoint does."""
+@pytest.mark.parametrize("most_small", [64, 1])
+def test_a_crash_at_any_moment_leaves_a_checkpoint_whose_replay_is_whole(tmp_path, monkeypatch, most_small):
+    """Chunks are safe before a checkpoint names them, and stay until no checkpoint does; joining them, too."""
+    monkeypatch.setattr(storage, "MOST_SMALL", most_small)
     root, before, disk = tmp_path / "run", tmp_path / "before", tmp_path / "disk"
     root.mkdir()
 

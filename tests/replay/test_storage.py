@@ -165,3 +165,11 @@ def test_misuse_is_refused():
     with pytest.raises(ValueError, match="deter"):
         replay.add(np.array([0]), records, action, {})
     assert replay.records == 0
+
+
+def test_a_replay_too_small_for_one_sequence_says_what_is_enough():
+    with pytest.raises(ConfigError) as caught:
+        make_replay(num_envs=2, per_env=4, time=4)
+    assert caught.value.what.startswith("replay.capacity=8 is too small: each of 2 environments")
+    assert "replay.capacity=10 or more" in caught.value.hint
+    assert make_replay(num_envs=2, per_env=5, time=4).capacity == 10

@@ -113,6 +113,20 @@ def test_small_pictures_use_the_last_widths():
     assert Pyramid({"camera": image(3, 8, 8)}, CoderConfig(depth=2, mults=(1, 2, 5))).widths == [10]
 
 
+@pytest.mark.parametrize(
+    ("keys", "says", "hint"),
+    [
+        (("imag",), "world.encoder.keys names 'imag', which is no observation key.", "Did you mean 'image'?"),
+        ((), "world.encoder.keys is empty", "There are: image."),
+    ],
+)
+def test_keys_must_be_there(keys, says, hint):
+    with pytest.raises(ConfigError) as caught:
+        Encoder({"image": ObsSpec("image", (3, 16, 16))}, CoderConfig(keys=keys))
+    assert says in caught.value.what
+    assert hint in caught.value.hint
+
+
 def test_even_kernels_are_refused():
     assert refused(CoderConfig, kernel=4).what == "kernel=4 is even."
 

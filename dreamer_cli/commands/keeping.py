@@ -1,0 +1,141 @@
+"""What of a training is kept, and how it comes back: checkpoints, the replay on disk, random generators."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from dreamer_cli.acting import AgentDriver, RandomDriver
+from dreamer_cli.checkpoint import Checkpoints
+from dreamer_cli.commands.assemble import WEIGHTS, derive_seed, load_weights
+from dreamer_cli.errors import ResourceError
+from dreamer_cli.files import DiskFullError
+from dreamer_cli.learner import Learner
+from dreamer_cli.replay.storage import Replay
+from dreamer_cli.report import Reporter
+from dreamer_cli.runs import RunDir, versions
+
+OPTIMIZER, LATENTS, STATE, REPLAY = "optimizer.safetensors", "latents.safetensors", "state.json", "replay.json"
+FAILED_SAVES = 3  # in a row on a full disk, before the run gives up
+PAUSE_S = 1.0  # between tries when there is no later
+
+
+class Keeper:
+    """Saves the parts of a training together, and brings them back.
+
+    Attributes:
+        checkpoints: of the run.
+        step: of the newest checkpoint that this process knows to be whole; None before the first.
+
+    Args:
+        keep: checkpoints to keep, beside the best.
+        seed: of the run.
+        driver, chance: the policies whose random generators go on with the run.
+    """
+
+    def __init__(
+        self,
+        run: RunDir,
+        keep: int,
+        seed: int,
+        learner: Learner,
+        replay: Replay,
+        driver: AgentDriver,
+        chance: RandomDriver,
+        reporter: Reporter,
+    ) -> None:
+        self.run, self.seed, self.reporter = run, seed, reporter
+        self.learner, self.replay, self.driver, self.chance = learner, replay, driver, chance
+        self.checkpoints = Checkpoints(run.checkpoints, keep, versions=versions(), warn=reporter.warn)
+        self.step: int | None = None
+        self._failed = 0
+
+    def save(self, step: int, state: Mapping[str, Any], returns: list[float]) -> bool:
+        """Write a checkpoint. A full disk costs a warning, and False says that nothing was saved.
+
+        Args:
+            state: JSON of what is counted elsewhere.
+            returns: of all training episodes; the last ten decide which checkpoint is best.
+
+        Raises:
+            ResourceError: the disk was full three times in a row, or cannot be written at all.
+            DivergedError: a weight is no longer finite.
+        """
+        own = {"device": self.learner.device.type, "random": self.chance.generator.bit_generator.state}
+        try:
+            latents, replay = self.replay.save(self.run.replay)
+            self.checkpoints.save(
+                step,
+                {
+                    WEIGHTS: self.learner.agent.state_dict(),
+                    OPTIMIZER: {**self.learner.state(), "acting": self.driver.generator.get_state()},
+                    LATENTS: latents,
+                },
+                {STATE: {**state, **own}, REPLAY: replay},
+            )
+            if returns:
+                self.checkpoints.mark_best(step, float(np.mean(returns[-10:])), "training")
+        except DiskFullError as error:
+            self._failed += 1
+            if self._failed >= FAILED_SAVES:
+                raise ResourceError(f"{self._failed} saves in a row failed: {error.what}", error.hint) from error
+            self.reporter.warn(f"not saved, trying again later: {error.what}")
+            return False
+        self._failed = 0
+        self.step = step
+        self.replay.prune(self.run.replay, self.checkpoints.trees(REPLAY))
+        return True
+
+    def save_now(self, step: int, state: Mapping[str, Any], returns: list[float]) -> None:
+        """Write a checkpoint, for a run that ends here: three tries within seconds.
+
+        Raises:
+            ResourceError: none of them went well.
+        """
+        self._failed = 0
+        while not self.save(step, state, returns):
+            time.sleep(PAUSE_S)
+
+    def load(self) -> dict[str, Any] | None:
+        """Take up the newest checkpoint that verifies; returns the `state` that it was saved with, or None without one.
+
+        Raises:
+            StateError: every checkpoint is damaged, or does not fit.
+        """
+        path = self.checkpoints.latest()
+        self.checkpoints.clean()
+        if path is None:
+            return None
+        loaded = self.checkpoints.load(path)
+        state, optimizer, replay = loaded.trees[STATE], loaded.tensors[OPTIMIZER], loaded.trees[REPLAY]
+        load_weights(self.learner.agent, loaded.tensors[WEIGHTS], str(path))
+        # The state of a generator means something only on the type of device that it is from.
+        same = state["device"] == self.learner.device.type
+        self.learner.load_state(optimizer, generator=same)
+        if same:
+            self.driver.generator.set_state(optimizer["acting"])
+        else:
+            self._reseed(state["device"], state["updates"])
+        self.chance.generator.bit_generator.state = state["random"]
+        self._warn_if_smaller(replay)
+        for warning in self.replay.load(self.run.replay, loaded.tensors[LATENTS], replay):
+            self.reporter.warn(warning)
+        self.replay.prune(self.run.replay, self.checkpoints.trees(REPLAY, up_to=loaded.step))
+        self.step = loaded.step
+        self.reporter.note(f"continuing at step {loaded.step} from {path}")
+        return state
+
+    def _reseed(self, before: str, updates: int) -> None:
+        for purpose, generator in (("updates", self.learner.generator), ("acting", self.driver.generator)):
+            generator.manual_seed(derive_seed(self.seed, f"{purpose} {updates}"))
+        self.reporter.note(f"the run was on {before}, so random numbers on {self.learner.device.type} begin anew")
+
+    def _warn_if_smaller(self, tree: Mapping[str, Any]) -> None:
+        per_env = self.replay.plan.per_env
+        dropped = sum(max(0, min(count, tree["per_env"]) - per_env) for count in tree["next"])
+        if dropped:
+            self.reporter.warn(
+                f"the replay has room for {self.replay.capacity} records now (limited by "
+                f"replay.{self.replay.limited_by}), so the oldest {dropped} are dropped"
+            )

@@ -1,0 +1,55 @@
+"""What a training shows of itself now and then: episodes played for a score, and films of its dreams."""
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from dreamer_cli.acting import AgentDriver
+from dreamer_cli.commands.assemble import derive_seed
+from dreamer_cli.commands.evaluate import Scores, play
+from dreamer_cli.commands.imagine import dream_video, film_title
+from dreamer_cli.config import Config
+from dreamer_cli.dream import batch_windows
+from dreamer_cli.envs.vector import VectorEnv
+from dreamer_cli.learner import Learner
+from dreamer_cli.live import TrainDisplay
+from dreamer_cli.stop import StopSignal
+from dreamer_cli.structs import Batch
+
+DREAM_SAMPLES = 4
+
+
+def play_evaluation(
+    cfg: Config, learner: Learner, vec: Literal["sync", "async"], display: TrainDisplay, stop: StopSignal
+) -> Scores:
+    """Play the episodes of `run.eval_episodes`, the same ones at every evaluation.
+
+    Args:
+        vec: how the training's own environments are stepped, which has been measured already.
+
+    Raises:
+        Preempted, Interrupted: a stop was requested.
+        EnvError: the environment failed.
+    """
+    run, seed = cfg.run, derive_seed(cfg.run.seed, "evaluate")
+    driver = AgentDriver(learner.agent, run.eval_policy, seed, learner.bf16)
+    with (
+        display.during("evaluating", run.eval_episodes) as show,
+        VectorEnv(cfg.env, min(run.eval_episodes, run.num_envs, 8), seed, vec=vec) as envs,
+    ):
+        envs.check_stop = stop.check
+        return play(envs, driver, run.eval_episodes, lambda done, ret: show(done), check=stop.check)
+
+
+def film_replayed(cfg: Config, learner: Learner, batch: Batch, step: int, seed: int, path: Path) -> None:
+    """Film open-loop dreams of replayed stretches.
+
+    Raises:
+        StateError: the model cannot draw, or no episode is long enough. ResourceError: the film cannot be written.
+    """
+    context = min(5, cfg.replay.batch_length // 2)
+    windows, start = batch_windows(learner.agent, batch.to(learner.device), DREAM_SAMPLES, at_least=context + 1)
+    generator = torch.Generator(learner.device).manual_seed(seed)
+    title = film_title(cfg.env.id, step, "openloop")
+    dream_video(learner.agent, windows, path, title=title, generator=generator, context=context, start=start)

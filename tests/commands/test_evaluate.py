@@ -1,0 +1,75 @@
+"""`dreamer evaluate`: exactly the episodes that were asked for, and nothing played in vain."""
+
+import json
+
+import numpy as np
+import pytest
+
+from dreamer_cli.acting import RandomDriver
+from dreamer_cli.cli import main
+from dreamer_cli.commands.evaluate import play
+from dreamer_cli.envs.vector import VectorEnv
+from dreamer_cli.errors import Interrupted
+from tests.toys import toy_config
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    path = tmp_path_factory.mktemp("evaluate") / "run"
+    assert main(["train", "-e", "CartPole-v1", "-p", "debug", "--steps", "20", "--run-dir", str(path), "-q"]) == 0
+    return path
+
+
+def test_short_episodes_are_not_preferred():
+    """Which episodes count is settled before they are played: those of each environment, in order."""
+    cfg = toy_config("Timeline", length=2, vary=True)
+    with VectorEnv(cfg, 3, 0, "sync") as envs:
+        scores = play(envs, RandomDriver(envs.spec, {}, 0), 7)
+    with VectorEnv(cfg, 3, 0, "sync") as envs:
+        lengths = [2 + envs.reset().obs["vector"][:, 1].astype(int) % 3 for _ in range(3)]
+    assert scores.lengths == np.concatenate(lengths)[:7].tolist()
+
+
+def test_a_stop_is_noticed_at_every_step():
+    asked = []
+
+    def check():
+        asked.append(1)
+        if len(asked) == 4:
+            raise Interrupted("stopped")
+
+    with VectorEnv(toy_config("Timeline", length=1000), 1, 0, "sync") as envs, pytest.raises(Interrupted):
+        play(envs, RandomDriver(envs.spec, {}, 0), 1, check=check)
+    assert len(asked) == 4
+
+
+@pytest.mark.parametrize(
+    ("option", "name"), [("--video", "film.txt"), ("--video", "film.png"), ("--output", "table.xlsx")]
+)
+def test_bad_names_are_refused_before_anything_is_played(run, tmp_path, monkeypatch, capsys, option, name):
+    monkeypatch.setattr("dreamer_cli.commands.evaluate.play", lambda *_: pytest.fail("was played"))
+    assert main(["evaluate", str(run), option, str(tmp_path / name), "-q"]) == 2
+    (tmp_path / "file").touch()
+    place = tmp_path / "file" / ("film.mp4" if option == "--video" else "table.csv")
+    assert main(["evaluate", str(run), option, str(place), "-q"]) == 5
+
+
+def test_the_table_the_files_and_the_film(run, tmp_path, capsys):
+    out = tmp_path / "new" / "folder"
+    argv = ["evaluate", str(run), "--episodes", "3", "--seed", "4", "--versus", "random", "-q", "--json"]
+    files = ["--output", str(out / "table.csv"), "--video", str(out / "film.gif")]
+    assert main([*argv, *files]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["return"]["mean"] == pytest.approx(np.mean(document["returns"]))
+    assert document["versus"]["policy"] == "random"
+    rows = (out / "table.csv").read_text().split()
+    assert [float(row.split(",")[1]) for row in rows[1:]] == document["returns"]
+    assert (out / "film.gif").stat().st_size > 0
+    assert main([*argv, "--min-return", "1e6"]) == 6
+    assert json.loads(capsys.readouterr().out)["returns"] == document["returns"]  # the same seed, the same games
+
+
+def test_an_environment_with_other_spaces_is_refused(run, capsys):
+    assert main(["evaluate", str(run), "--env", "Pendulum-v1", "-q"]) == 4
+    assert "vector[4]" in (error := capsys.readouterr().err)
+    assert "vector[3]" in error
