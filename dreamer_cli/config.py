@@ -74,6 +74,7 @@ class RunConfig:
         keep: checkpoints to keep, beside the best.
         eval_every: environment steps between evaluations; 0: never.
         eval_episodes: episodes of one evaluation.
+        stop_return: end the run once an evaluation's mean return reaches this; null does not.
         eval_policy: whether evaluation samples actions or takes the likeliest.
         dream_every: environment steps between films of dreams; 0: never.
         log_every: environment steps between records in metrics.jsonl.
@@ -96,6 +97,7 @@ class RunConfig:
     eval_every: Count = 0
     eval_episodes: AtLeastOne = 10
     eval_policy: Literal["sample", "mode"] = "sample"
+    stop_return: float | None = None
     dream_every: Count = 0
     log_every: AtLeastOne = 1000
     device: Annotated[str, AfterValidator(_device)] = "auto"

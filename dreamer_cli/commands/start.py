@@ -59,7 +59,7 @@ OPTIONS = {
 # What may change when a run goes on: how far, where it runs, and what is watched how often. None touches learning.
 MAY_CHANGE = {
     "run.steps", "run.device", "run.log", "run.log_every", "run.save_every", "run.keep", "run.eval_every",
-    "run.eval_episodes", "run.dream_every", "env.timeout_s",
+    "run.eval_episodes", "run.stop_return", "run.dream_every", "env.timeout_s",
 }  # fmt: skip
 LONG_RUN_S = 24 * 3600
 

@@ -50,7 +50,7 @@ def loop(start: Start, reporter: Reporter, stop: StopSignal) -> Result:
             reporter.note(f"already complete at step {run.env_steps}; --steps M goes on")
         # A stop while environments or an evaluation keep us waiting; what was collected until then is whole.
         with contextlib.suppress(Preempted, Interrupted):
-            while run.env_steps < run.cfg.run.steps and not stop.requested:
+            while not run.done and not stop.requested:
                 run.collect()
                 for owed in range(run.updates_due(), 0, -1):
                     if stop.requested:

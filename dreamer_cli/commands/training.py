@@ -133,8 +133,15 @@ class Training:
 
     @property
     def complete(self) -> bool:
-        """Whether all steps are done, and the evaluation that belongs to the last of them."""
-        return self.env_steps >= self.cfg.run.steps and not self._owes_evaluation()
+        """Whether nothing is left to collect, and the evaluation that belongs to the last step is done."""
+        return self.done and not self._owes_evaluation()
+
+    @property
+    def done(self) -> bool:
+        """Whether all steps are done, or the last evaluation went as well as `run.stop_return` asks."""
+        goal = self.cfg.run.stop_return
+        good = goal is not None and self.evaluated is not None and self.evaluated["return"]["mean"] >= goal
+        return good or self.env_steps >= self.cfg.run.steps
 
     def _owes_evaluation(self) -> bool:
         return self.cfg.run.eval_every > 0 and (self.evaluated or {}).get("checkpoint_step") != self.env_steps
@@ -286,7 +293,7 @@ class Training:
         """
         self.write_metrics()
         self.save_now()
-        if self.env_steps < self.cfg.run.steps:
+        if not self.done:
             return
         if self._owes_evaluation() and not self.stop.requested:
             with contextlib.suppress(Preempted, Interrupted):

@@ -63,7 +63,7 @@ class RSSM(nn.Module):
         self.steps: tuple[Callable[..., Any], Callable[..., Any]] = (self.observe_step, self.imagine_step)
 
     def compile_steps(self) -> None:
-        """Compile one step of observing and of imagining, for the loops over them. Unrolled loops would take minutes."""
+        """Compile one step of observing and of imagining, for the loops over them; unrolled loops take minutes."""
         compiled = [torch.compile(step, dynamic=False) for step in (self.observe_step, self.imagine_step)]
         self.steps = (compiled[0], compiled[1])
 

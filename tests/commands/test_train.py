@@ -434,3 +434,10 @@ def test_killed_preempted_and_continued(tmp_path):
     assert abs(lines[-1]["updates"] - owed(run)) <= 1
     rows = read_episodes(run / "episodes.csv")
     assert len({(row.env, row.episode) for row in rows}) == len(rows) == lines[-1]["episodes"]
+
+
+def test_a_run_ends_when_an_evaluation_is_good_enough(train):
+    code, result = train("-e", "CartPole-v1", *TINY, "--steps", "1000", "--eval-every", "40", "-s", "run.stop_return=1")
+    assert (code, result["steps"]) == (0, 40)
+    code, again = train()
+    assert (code, again["steps"]) == (0, 40)
