@@ -20,8 +20,6 @@ from dreamer_cli.replay.ring import Ring, record_fields
 from dreamer_cli.spaces import EnvSpec
 from dreamer_cli.structs import Records
 
-# Stretches begin up to so many stretches after an episode's start: further in, playing would take too long.
-DEEPEST = 4
 TRIES = 4  # episodes an environment may play until one is long enough
 MOST_CHUNKS = 8  # chunks that are read, chosen at random; each may be 64 MB
 
@@ -30,18 +28,17 @@ def play_stretches(
     envs: VectorEnv,
     driver: Driver,
     length: int,
-    rng: np.random.Generator,
     progress: Callable[[], None] = lambda: None,
 ) -> list[Stretch]:
-    """Play until every environment gave a stretch of `length` records, from a random depth of an episode.
+    """Play until every environment gave the first `length` records of an episode.
 
-    Where an episode ends too early, its last `length` records are taken. Where several in a row are shorter than
-    that, the longest of them.
+    From the beginning, because there a blank memory is the right one: from the middle of an episode a model that
+    is shown a few records would have to guess what it has missed. Where several episodes in a row are shorter,
+    the longest of them is taken.
 
     Args:
         progress: called at every step; may raise to stop.
     """
-    skip = rng.integers(0, DEEPEST * length, envs.num_envs)
     stories: list[list[Stretch]] = [[] for _ in range(envs.num_envs)]
     best: list[Stretch | None] = [None] * envs.num_envs
     tries = np.zeros(envs.num_envs, int)
@@ -55,8 +52,8 @@ def play_stretches(
             stories[env].append(_record(now, action, env))
             if after.is_last[env]:
                 stories[env].append(_record(after, np.zeros_like(action), env))
-            if after.is_last[env] or len(stories[env]) == skip[env] + length:
-                found = _join(stories[env][-length:])
+            if after.is_last[env] or len(stories[env]) == length:
+                found = _join(stories[env][:length])
                 best[env] = _longer(best[env], found)
                 tries[env] += 1
                 open_[env] = len(found.reward) < length and tries[env] < TRIES

@@ -141,7 +141,7 @@ def find_windows(
                 stop.check()
                 task.advance(request.samples)
 
-            stretches = play_stretches(envs, driver, length, rng, progress)
+            stretches = play_stretches(envs, driver, length, progress)
     # One short episode must not spoil the film of the others; `dream` refuses if all are short.
     enough = [stretch for stretch in stretches if len(stretch.reward) >= need]
     if enough and len(enough) < len(stretches):
