@@ -58,7 +58,7 @@ def test_everything_is_told(run):
     counts = dict(told["parameters"])
     assert counts.pop("total") == sum(counts.values())
     assert {"encoder", "rssm", "decoder", "reward", "cont", "actor", "critic"} <= counts.keys()
-    assert max(map(len, result.text)) <= 80
+    assert max(len(line) for line in result.text if not line.startswith("run ")) <= 80  # a path may be long
     assert "origins" not in told
 
 
