@@ -7,8 +7,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-# Without a GPU, plain pip on Linux would bring gigabytes of CUDA; PyTorch's own index has the CPU build.
-TORCH_INDEX := $(shell command -v nvidia-smi >/dev/null 2>&1 || echo --extra-index-url https://download.pytorch.org/whl/cpu)
+# Without a GPU, plain pip on Linux would bring gigabytes of CUDA; PyTorch's own index has the CPU build. It is asked only
+# where it answers, since pip would retry for minutes.
+CPU_INDEX := https://download.pytorch.org/whl/cpu
+TORCH_INDEX = $(shell command -v nvidia-smi >/dev/null 2>&1 \
+	|| ! $(PYTHON) -c 'import urllib.request; urllib.request.urlopen("$(CPU_INDEX)/torch/", timeout=5)' 2>/dev/null \
+	|| echo --extra-index-url $(CPU_INDEX))
 
 .PHONY: help setup setup-dev format check test extended slow docs demo clean
 
