@@ -257,11 +257,11 @@ def test_warnings_and_library_logs_become_plain_lines():
     said: list[str] = []
     with warnings_to(said.append):
         warnings.warn("\x1b[33mWARN: old\nspace\x1b[0m", UserWarning, stacklevel=1)
-        logging.getLogger("some.library").warning("careful: %d", 3)
-        logging.getLogger("some.library").info("not worth a line")
+        logging.getLogger("some.package").warning("careful: %d", 3)
+        logging.getLogger("some.package").info("not worth a line")
     assert len(said) == 2
     assert said[0].startswith("warning: UserWarning: WARN: old space (")
-    assert said[1] == "warning: some.library: careful: 3"
+    assert said[1] == "warning: some.package: careful: 3"
 
 
 def test_readers_do_without_torch(tmp_path):
