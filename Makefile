@@ -61,13 +61,13 @@ docs: setup-dev  ## write the pages of docs/reference/ that come from the code
 
 SEED ?= 0
 demo: $(VENV)/.core  ## train, evaluate and film a small agent (under 10 minutes on 2 cores)
-	@echo "── 1 of 3: training on CartPole-v1 (5 minutes or so) ──"
+	@echo "── 1 of 3: training on CartPole-v1 (4 minutes or so) ──"
 	@run=$$($(BIN)/dreamer train -p demo --seed $(SEED)); \
 	echo "── 2 of 3: playing 20 episodes, and 20 by chance ──"; \
 	$(BIN)/dreamer evaluate $$run --versus random; \
 	echo "── 3 of 3: filming its dreams ──"; \
-	film=$$($(BIN)/dreamer imagine $$run --source replay --samples 4); \
-	strip=$$($(BIN)/dreamer imagine $$run --source replay --samples 2 --horizon 40 -o $$run/videos/dream.png); \
+	film=$$($(BIN)/dreamer imagine $$run --samples 4); \
+	strip=$$($(BIN)/dreamer imagine $$run --samples 2 --horizon 40 -o $$run/videos/dream.png); \
 	echo; \
 	echo "The dream is in    $$film"; \
 	echo "as one picture     $$strip"; \
