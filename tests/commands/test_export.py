@@ -150,6 +150,7 @@ def test_a_model_with_one_weight_moved_does_not_pass(garage_onnx, garage_agent, 
     assert parity.compare(part, formats.Onnx().runner(part, garage_onnx / "policy.onnx"), feeds).passed
 
 
+@pytest.mark.extended
 def test_cartpole_example_plays_an_episode_without_torch_or_dreamer(cartpole_agent, tmp_path):
     exported = export_tiny(cartpole_agent, tmp_path / "pole.onnx", CARTPOLE, opset=18)
     assert [path.name for path in exported.paths] == ["pole.onnx", "interface.json", "example.py"]

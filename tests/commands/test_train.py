@@ -347,6 +347,7 @@ def test_a_crash_after_an_evaluation_was_saved(train, tmp_path, monkeypatch):
     assert abs(lines[-1]["updates"] - owed(tmp_path / "run")) <= 1
 
 
+@pytest.mark.extended
 def test_a_run_goes_on_with_less_room_elsewhere(train, tmp_path, monkeypatch, capsys):
     """On another type of device random numbers begin anew; in less memory the oldest records go; all of it is said."""
     argv = ["train", "-e", "CartPole-v1", *TINY[:-1], "--run-dir", str(tmp_path / "run")]
@@ -380,7 +381,13 @@ def test_a_run_goes_on_with_less_room_elsewhere(train, tmp_path, monkeypatch, ca
     assert now["versions"]["dreamer"]
 
 
-@pytest.mark.parametrize("name", ["Everything", "MultiDiscreteToy", "MultiBinaryToy", "Continuous"])
+EXTENDED = pytest.mark.extended
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["Everything", *(pytest.param(n, marks=EXTENDED) for n in ("MultiDiscreteToy", "MultiBinaryToy", "Continuous"))],
+)
 def test_every_kind_of_space(train, tmp_path, capsys, name):
     """Trains, evaluates and dreams; export is in the extended tests."""
     code, result = train("-e", toy(name), *TINY, "--steps", "60")
