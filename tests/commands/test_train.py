@@ -133,10 +133,8 @@ def test_a_finished_run_goes_on(train, tmp_path):
     ("argv", "named"),
     [
         (["--seed", "7"], "run.seed"),
-        (["-s", "optim.lr=1e-3"], "optim.lr"),
         (["-p", "cpu"], "presets"),
         (["-e", "Pendulum-v1"], "env.id"),
-        (["--train-ratio", "8"], "run.train_ratio"),
         (["--init-from", "elsewhere"], "--init-from"),
     ],
 )
