@@ -3,15 +3,17 @@
 Everything is numpy on the outside, so whoever steps environments needs no torch.
 """
 
+import warnings
 from collections.abc import Mapping
 
 import numpy as np
 import torch
 
 from dreamer_cli.agent import Agent, Mode
+from dreamer_cli.graph import Captured
 from dreamer_cli.spaces import EnvSpec
 from dreamer_cli.stopwatch import Stopwatch
-from dreamer_cli.structs import Carry, Records, to_numpy
+from dreamer_cli.structs import Carry, Noise, Records, to_numpy
 
 Latent = Mapping[str, np.ndarray]
 
@@ -24,10 +26,12 @@ class AgentDriver:
         mode: `sample` or `mode`, see `Agent.policy`.
         seed: of its own random generator; nothing else draws from it.
         bf16: run networks in bfloat16.
+        capture: launch a decision as one CUDA graph; for always the same number of environments.
     """
 
-    def __init__(self, agent: Agent, mode: Mode, seed: int, bf16: bool = False) -> None:
+    def __init__(self, agent: Agent, mode: Mode, seed: int, bf16: bool = False, capture: bool = False) -> None:
         self.agent, self.mode, self.bf16 = agent, mode, bf16
+        self.decide = Captured(self.decide_as_is, warnings.warn) if capture else self.decide_as_is
         self.device = next(agent.parameters()).device
         self.generator = torch.Generator(self.device).manual_seed(seed)
 
@@ -39,12 +43,22 @@ class AgentDriver:
     def __call__(self, records: Records, carry: Carry | None) -> tuple[np.ndarray, Latent, Carry]:
         """One decision in each environment."""
         assert carry is not None
-        obs = {key: torch.from_numpy(value).to(self.device) for key, value in records.obs.items()}
-        is_first = torch.from_numpy(records.is_first).to(self.device)
-        noise = self.agent.noise(len(is_first), self.generator)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            action, carry = self.agent.policy(obs, is_first, carry, noise, self.mode)
+        obs = {key: self._send(value) for key, value in records.obs.items()}
+        noise = self.agent.noise(len(records.is_first), self.generator)
+        action, carry = self.decide(obs, self._send(records.is_first), carry, noise)
         return to_numpy(action), latents(self.agent, carry), carry
+
+    def decide_as_is(
+        self, obs: dict[str, torch.Tensor], is_first: torch.Tensor, carry: Carry, noise: Noise
+    ) -> tuple[torch.Tensor, Carry]:
+        """`Agent.policy` in the precision and the mode of this driver. Safe to capture."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            return self.agent.policy(obs, is_first, carry, noise, self.mode)
+
+    def _send(self, value: np.ndarray) -> torch.Tensor:
+        """To the device, from page-locked memory: all keys travel at once, while the host goes on."""
+        here = torch.from_numpy(value)
+        return here.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else here
 
 
 class RandomDriver:

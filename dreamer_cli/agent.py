@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from dreamer_cli.behaviour.actor_critic import ActorCritic, BehaviourConfig
 from dreamer_cli.errors import ConfigError, closest
 from dreamer_cli.nets.distributions import gumbel
+from dreamer_cli.sections import section
 from dreamer_cli.shapes import Bool, Float
 from dreamer_cli.spaces import EnvSpec
 from dreamer_cli.structs import Batch, Carry, Noise, State
@@ -109,11 +110,14 @@ class Agent(nn.Module):
         """
         seen = self.world.observe(batch, noise.post)
         start = State(*(x.detach().flatten(0, 1) for x in seen.states))
-        with torch.set_grad_enabled(self.behaviour.actor_gradient.through_dynamics and torch.is_grad_enabled()):
-            dream = self.world.imagine(start, self.behaviour.act, noise.imag, noise.action)
-        learnt = self.behaviour.imagined(dream)
-        boot = learnt.ret[:, 0].reshape(batch.reward.shape)
-        replayed = self.behaviour.replayed(seen.feat, batch, boot)
+        rollout = self.behaviour.rollout()
+        differentiable = self.behaviour.actor_gradient.through_dynamics and torch.is_grad_enabled()
+        with section("imagine"), torch.set_grad_enabled(differentiable):
+            dream = self.world.imagine(start, rollout, noise.imag, noise.action)
+        with section("actor_critic"):
+            learnt = self.behaviour.imagined(dream, rollout.policy())
+            boot = learnt.ret[:, 0].reshape(batch.reward.shape)
+            replayed = self.behaviour.replayed(seen.feat, batch, boot)
         return Losses(
             {**seen.losses, **learnt.losses, **replayed},
             State(*(x.detach() for x in seen.states)),

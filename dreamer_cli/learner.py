@@ -5,14 +5,18 @@ device. Metrics leave as detached scalars on the device; who logs them decides w
 """
 
 import contextlib
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dreamer_cli.agent import Agent
+from dreamer_cli.agent import Agent, UpdateNoise
 from dreamer_cli.errors import ConfigError
+from dreamer_cli.graph import Captured
+from dreamer_cli.nets.kernels import compile_kernels
+from dreamer_cli.sections import listening, section
 from dreamer_cli.structs import Batch, State
 
 
@@ -25,7 +29,13 @@ class Learner:
         loss_scales: weight of each loss; `objective` weighs those of every observation key, `objective/KEY` of one.
         bf16: run networks in bfloat16 (parameters, losses and distributions stay float32).
         seed: of the randomness of updates.
-        compile: compile the steps of the RSSM; the first update takes a minute longer, the others are faster.
+        compile: compile the arithmetic between products; the first update takes longer, the others are faster.
+        capture: launch an update as one CUDA graph.
+        warn: told what does not work as it should, but does work.
+
+    Attributes:
+        fetch: makes the batch of what `update` is given; keep: takes (what `update` was given, fresh latents).
+            A replay in the device's own memory puts its reading and writing here, so that they are captured, too.
     """
 
     def __init__(
@@ -36,10 +46,15 @@ class Learner:
         bf16: bool,
         seed: int,
         compile: bool = False,
+        capture: bool = False,
+        warn: Callable[[str], None] = warnings.warn,
     ) -> None:
         self.agent = agent
-        if compile:
-            agent.world.dynamics.compile_steps()
+        compile_kernels(compile, warn)
+        self.fetch: Callable[[Any], Batch] = lambda batch: batch
+        self.keep: Callable[[Any, dict[str, Tensor]], None] = lambda batch, latents: None
+        self.learn = Captured(self.learn_as_is, warn) if capture else self.learn_as_is
+        self.metric_names: list[str] = []
         self.loss_scales = loss_scales
         self.params = [p for p in agent.parameters() if p.requires_grad]
         self.optim = optim.build(self.params)
@@ -47,14 +62,23 @@ class Learner:
         self.bf16 = bf16
         self.generator = torch.Generator(self.device).manual_seed(seed)
 
-    def update(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Learn from one batch, as the replay gives it.
+    def update(self, batch: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Learn from one batch, as the replay gives it, or from what `fetch` makes a batch of (rows, B T+1).
 
         Returns fresh latents of its records to store (`deter` B T D, `stoch` packed B T ...), and metrics (scalars).
+        The latents may be overwritten by the next update.
         """
+        size, length = batch.reward.shape if isinstance(batch, Batch) else (batch.shape[0], batch.shape[1] - 1)
+        noise = self.agent.update_noise(size, length, self.generator)
+        # What is replayed runs no line of ours, so nobody could hear its sections.
+        latents, metrics = (self.learn_as_is if listening() else self.learn)(batch, noise)
+        return latents, dict(zip(self.metric_names, metrics.clone().unbind(), strict=True))
+
+    def learn_as_is(self, source: Any, noise: UpdateNoise) -> tuple[dict[str, Tensor], Tensor]:
+        """The update itself: latents, and metrics in the order of `metric_names`. Safe to capture."""
+        batch = self.fetch(source)
         latent = self.agent.world.dynamics.latent
         start = State(batch.start.deter, latent.unpack(batch.start.stoch))
-        noise = self.agent.update_noise(batch.reward.shape[0], batch.reward.shape[1], self.generator)
         for param in self.params:
             param.grad = None
         with self.autocast():
@@ -62,11 +86,15 @@ class Learner:
             means = {name: loss.mean() for name, loss in losses.items()}
             total = torch.stack([self.scale(name) * mean for name, mean in means.items()]).sum()
         total.backward()
-        metrics |= self.optim.step()
-        self.agent.behaviour.after_update()
+        with section("optimiser"):
+            metrics |= self.optim.step()
+            self.agent.behaviour.after_update()
         metrics |= {f"loss/{name.removeprefix('objective/')}": mean.detach() for name, mean in means.items()}
         metrics["loss/total"] = total.detach()
-        return {"deter": states.deter, "stoch": latent.pack(states.stoch)}, metrics
+        latents = {"deter": states.deter, "stoch": latent.pack(states.stoch)}
+        self.keep(source, latents)
+        self.metric_names = list(metrics)
+        return latents, torch.stack([x.to(total.dtype) for x in metrics.values()])
 
     def scale(self, name: str) -> float:
         """The weight of a loss: its own (`objective/image`), or that of its family (`objective`).

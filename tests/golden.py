@@ -160,4 +160,4 @@ def noise(dtype: torch.dtype) -> UpdateNoise:
 
 def force_actions(agent: Agent) -> None:
     """Let the agent take its noise for the action."""
-    agent.behaviour.act = lambda feat, noise: noise  # type: ignore[method-assign]
+    agent.behaviour.choose = lambda policy, noise: noise  # type: ignore[method-assign]

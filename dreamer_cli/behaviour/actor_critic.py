@@ -3,6 +3,7 @@
 from typing import Annotated, Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
@@ -10,7 +11,8 @@ from torch import Tensor, nn
 from dreamer_cli.behaviour.actor_gradients import ACTOR_GRADIENTS, ReinforceConfig
 from dreamer_cli.behaviour.returns import lambda_return, replay_return, step_weights
 from dreamer_cli.nets.copies import move_slowly, slow_copy
-from dreamer_cli.nets.heads import ActorConfig, HeadConfig
+from dreamer_cli.nets.distributions import Joint
+from dreamer_cli.nets.heads import ActorConfig, HeadConfig, read
 from dreamer_cli.nets.normalizers import RETURN_SCALES, PercentileConfig
 from dreamer_cli.registry import STRICT, AtLeastOne, Share, Weight, slot
 from dreamer_cli.shapes import Float
@@ -66,6 +68,40 @@ class Learnt(NamedTuple):
     metrics: dict[str, Tensor]
 
 
+class Rollout:
+    """The actor, leading dreams. What it said on the way is kept for its loss, so that it need not be asked twice."""
+
+    def __init__(self, behaviour: "ActorCritic") -> None:
+        self.behaviour = behaviour
+        self.outputs: list[dict[str, Tensor]] = []
+
+    def __call__(self, feat: Float[Tensor, "N F"], noise: Float[Tensor, "N A"]) -> Float[Tensor, "N A"]:
+        """A sampled action."""
+        with torch.enable_grad():  # dreams run without, the actor's part in them with gradients
+            self.outputs.append(self.behaviour.actor.outputs(feat.detach()))
+        said = {name: x.detach() for name, x in self.outputs[-1].items()}
+        return self.behaviour.choose(self.behaviour.actor.distribution(said), noise)
+
+    def policy(self) -> Joint:
+        """What it said in all states but the last one (N H)."""
+        steps = self.outputs[:-1]
+        return self.behaviour.actor.distribution({name: torch.stack([x[name] for x in steps], 1) for name in steps[0]})
+
+
+class Asked:
+    """The actor, leading dreams through which gradients pass. Its loss asks it again, in states held fixed."""
+
+    def __init__(self, behaviour: "ActorCritic") -> None:
+        self.act = behaviour.act
+
+    def __call__(self, feat: Float[Tensor, "N F"], noise: Float[Tensor, "N A"]) -> Float[Tensor, "N A"]:
+        """A sampled action."""
+        return self.act(feat, noise)
+
+    def policy(self) -> None:
+        """Nothing is kept."""
+
+
 class ActorCritic(nn.Module):
     """Actor, critic, its slow copy, and the scale of returns."""
 
@@ -74,36 +110,47 @@ class ActorCritic(nn.Module):
         self.cfg = cfg
         self.actor = cfg.actor.build(feat, action)
         self.critic = cfg.critic.build(feat)
-        self.slow_critic = slow_copy(self.critic)
+        self.slow_critic: Any = slow_copy(self.critic)
         self.return_scale: Any = cfg.return_scale.build()
         self.actor_gradient: Any = cfg.actor_gradient.build()
+        self.rollout_type = Asked if self.actor_gradient.through_dynamics else Rollout
 
     def act(self, feat: Float[Tensor, "*lead F"], noise: Float[Tensor, "*lead A"]) -> Float[Tensor, "*lead A"]:
         """A sampled action."""
-        return self.actor(feat).sample(noise)
+        return self.choose(self.actor(feat), noise)
 
-    def imagined(self, dream: Dream) -> Learnt:
+    def rollout(self) -> Rollout | Asked:
+        """The actor as the leader of one batch of dreams."""
+        return self.rollout_type(self)
+
+    def choose(self, policy: Joint, noise: Float[Tensor, "*lead A"]) -> Float[Tensor, "*lead A"]:
+        """An action of the actor's distribution."""
+        return policy.sample(noise)
+
+    def imagined(self, dream: Dream, policy: Joint | None = None) -> Learnt:
         """Losses of actor and critic on dreams. Nothing of it reaches the world model.
 
+        policy: what the actor said in the first H states (N H), if it is known; it is asked again, if not.
         Source: Dreamer V3, Eqs. 6, 7, 11 and 12.
         """
         cfg = self.cfg
         gamma = 1.0 if cfg.contdisc else cfg.gamma
         feat = dream.feat.detach()
-        critic = self.critic(feat)
-        value = critic.mean.detach()
+        critic, slow = self.opinions(feat)
+        with torch.no_grad():
+            value = critic.mean
         cont = dream.cont.detach()
         ret = lambda_return(dream.reward[:, 1:], dream.cont[:, 1:], value[:, 1:], gamma=gamma, lam=cfg.lam)
         weight = step_weights(cont[:, :-1], gamma=gamma)
 
         self.return_scale.update(ret)
         adv = (ret - value[:, :-1]) / self.return_scale.scale
-        policy = self.actor(feat[:, :-1])
+        policy = self.actor(feat[:, :-1]) if policy is None else policy
         entropy = policy.entropy()
         objective = self.actor_gradient(policy, dream.action[:, :-1], ret, adv)
         losses = {
             "actor": -weight * (objective + cfg.entropy * entropy),
-            "critic": weight * self._critic_loss(critic[:, :-1], feat[:, :-1], ret),
+            "critic": weight * self._critic_loss(critic, slow, ret),
         }
         with torch.no_grad():
             metrics = {
@@ -126,13 +173,21 @@ class ActorCritic(nn.Module):
             batch.reward, batch.is_last, batch.is_terminal, boot, gamma=self.cfg.gamma, lam=self.cfg.lam
         )
         inside = (~batch.is_last[:, :-1]).to(feat.dtype)
-        return {"replay_critic": inside * self._critic_loss(self.critic(feat[:, :-1]), feat[:, :-1], ret)}
+        return {"replay_critic": inside * self._critic_loss(*self.opinions(feat), ret)}
 
-    def _critic_loss(self, critic: Any, feat: Tensor, ret: Tensor) -> Tensor:
-        """Distance to the returns, and to the slow critic's own opinion of the same states."""
+    def opinions(self, feat: Float[Tensor, "*lead F"]) -> tuple[Any, Float[Tensor, "*lead"]]:
+        """The critic's distribution over returns, and the mean of its slow copy's."""
+        critic, slow = read(feat, self.critic, self.slow_critic)
         with torch.no_grad():
-            slow = self.slow_critic(feat).mean
-        return critic.loss(ret.detach()) + self.cfg.slow_weight * critic.loss(slow)
+            return critic, slow.mean
+
+    def _critic_loss(self, critic: Any, slow: Float[Tensor, "N H1"], ret: Float[Tensor, "N H"]) -> Tensor:
+        """Distance to the returns, and to the slow critic's own opinion of the same states: N H.
+
+        The last column has no return. It is cut off the losses: cutting it off the logits would copy them all.
+        """
+        known = critic.loss(F.pad(ret.detach(), (0, 1)))
+        return (known + self.cfg.slow_weight * critic.loss(slow))[:, :-1]
 
     def after_update(self) -> None:
         """Move the slow critic; called once the optimiser has stepped."""

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dreamer_cli.nets.distributions import full_precision
+from dreamer_cli.nets.kernels import full_precision, norm_silu, rms_root
+from dreamer_cli.nets.loops import NormSiLU, Product
 
 
 def init_weight(weight: Tensor, fan_in: int, scale: float = 1.0) -> None:
@@ -34,6 +35,10 @@ class Linear(nn.Linear):
         init_weight(self.weight, self.in_features, self.scale)
         nn.init.zeros_(self.bias)
 
+    def loop(self) -> Product:
+        """For time loops."""
+        return Product(self.weight.t(), self.bias)
+
 
 class BlockLinear(nn.Module):
     """A dense layer that connects only within G blocks: ... G I → ... G·O.
@@ -52,6 +57,10 @@ class BlockLinear(nn.Module):
         y = torch.bmm(x.transpose(0, 1), self.weight)  # G B O
         return y.transpose(0, 1).flatten(1) + self.bias
 
+    def loop(self) -> Product:
+        """For time loops; there, inputs and outputs are flat (B G·I → B G·O)."""
+        return Product(self.weight, self.bias)
+
 
 class RMSNorm(nn.Module):
     """x / sqrt(mean(x²) + 1e-4) · scale over the last axis: no shift, never below float32.
@@ -68,9 +77,15 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """... width → the same shape and dtype."""
         full = full_precision(x)
-        # Spelled out: F.rms_norm is slower on the CPU, and autocast would run a dot product in half precision.
-        root = torch.rsqrt(full.square().mean(-1, keepdim=True) + self.eps)
-        return (full * root * self.scale).to(x.dtype)
+        return (full * rms_root(full, self.eps) * self.scale).to(x.dtype)
+
+    def silu(self, x: Tensor) -> Tensor:
+        """The same, and SiLU after it: what follows every norm here."""
+        return norm_silu(x, self.scale, self.eps)
+
+    def loop(self) -> NormSiLU:
+        """`silu` for time loops."""
+        return NormSiLU(self.scale, self.eps)
 
 
 class Layer(nn.Module):
@@ -83,7 +98,7 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """... inputs → ... outputs."""
-        return F.silu(self.norm(self.linear(x)))
+        return self.norm.silu(self.linear(x))
 
 
 class MLP(nn.Sequential):
@@ -92,6 +107,11 @@ class MLP(nn.Sequential):
     def __init__(self, inputs: int, units: int, layers: int) -> None:
         super().__init__(*(Layer(inputs if i == 0 else units, units) for i in range(layers)))
 
+    @property
+    def layers(self) -> list[Layer]:
+        """Its Layers, in order."""
+        return [layer for layer in self if isinstance(layer, Layer)]
+
 
 class ChannelNorm(RMSNorm):
     """RMSNorm over the channels of each pixel of a channels-last image batch: N C Y X."""
@@ -99,6 +119,10 @@ class ChannelNorm(RMSNorm):
     def forward(self, x: Tensor) -> Tensor:
         """N C Y X → the same; a permuted view costs nothing while the memory is channels-last."""
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+    def silu(self, x: Tensor) -> Tensor:
+        """The same, and SiLU after it."""
+        return super().silu(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class Conv(nn.Conv2d):

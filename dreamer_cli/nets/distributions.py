@@ -5,19 +5,16 @@ Randomness is always an input, so that acting can be exported and a trace can be
 """
 
 from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from functools import cached_property
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dreamer_cli.nets.kernels import cross_entropy, full_precision, softmax, straight_through
 from dreamer_cli.nets.transforms import two_hot
 from dreamer_cli.shapes import Float
-
-
-def full_precision(x: Tensor) -> Tensor:
-    """Half precisions become float32; float32 and float64 stay as they are."""
-    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
 def gumbel(shape: Sequence[int], like: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -43,25 +40,21 @@ class OneHot:
     def __init__(self, logits: Tensor, unimix: float = 0.0) -> None:
         logits = full_precision(logits)
         if unimix:
-            self.probs = torch.softmax(logits, -1) * (1 - unimix) + unimix / logits.shape[-1]
+            self.softmax = softmax(logits)
+            self.probs = self.softmax * (1 - unimix) + unimix / logits.shape[-1]
             self.log_probs = torch.log(self.probs)
         else:
             self.log_probs = torch.log_softmax(logits, -1)
-            self.probs = self.log_probs.exp()
+            self.probs = self.softmax = self.log_probs.exp()
 
     def sample(self, noise: Tensor) -> Tensor:
         """... K one-hot, chosen by Gumbel noise of the same shape; its gradient is that of `probs`."""
-        return self._straight_through((self.log_probs + noise).argmax(-1))
+        return straight_through(self.probs, (self.log_probs + noise).max(-1).indices)
 
     @property
     def mode(self) -> Tensor:
         """... K one-hot of the likeliest class, with straight-through gradients."""
-        return self._straight_through(self.log_probs.argmax(-1))
-
-    def _straight_through(self, index: Tensor) -> Tensor:
-        # Not F.one_hot: by way of int64 it takes 1.6 to 5 times as long on the CPU, and reads its bounds on the host.
-        onehot = torch.zeros_like(self.probs).scatter_(-1, index.unsqueeze(-1), 1.0)
-        return onehot + (self.probs - self.probs.detach())
+        return straight_through(self.probs, self.log_probs.argmax(-1))
 
     def log_prob(self, onehot: Tensor) -> Tensor:
         """Log-probability of a one-hot vector, over the last axis."""
@@ -181,9 +174,15 @@ class TwoHot:
         self.logits = full_precision(logits)
         self.bins = bins
 
-    def __getitem__(self, index: Any) -> "TwoHot":
-        """Some of the numbers: indexes the leading axes."""
-        return TwoHot(self.logits[index], self.bins)
+    @cached_property
+    def log_probs(self) -> Tensor:
+        """... bins, without gradient."""
+        return torch.log_softmax(self.logits.detach(), -1)
+
+    @cached_property
+    def probs(self) -> Tensor:
+        """... bins, without gradient."""
+        return torch.softmax(self.logits.detach(), -1)
 
     @property
     def mean(self) -> Tensor:
@@ -192,7 +191,8 @@ class TwoHot:
         Mirrored bins are paired before they are summed: a plain float32 sum over uniform probabilities
         gives 0.6 instead of 0, because the outer bins are of size 5e8.
         """
-        probs = torch.softmax(self.logits, -1)
+        differentiable = torch.is_grad_enabled() and self.logits.requires_grad
+        probs = torch.softmax(self.logits, -1) if differentiable else self.probs
         half = len(self.bins) // 2
         return ((probs[..., -half:] - probs[..., :half].flip(-1)) * self.bins[-half:]).sum(-1)
 
@@ -204,10 +204,8 @@ class TwoHot:
     def loss(self, target: Tensor) -> Tensor:
         """Cross-entropy against the two-hot code of a number (... without the bins)."""
         below, above, weight = two_hot(target.to(self.bins.dtype), self.bins)
-        log_probs = torch.log_softmax(self.logits, -1)
-        low = log_probs.gather(-1, below.unsqueeze(-1)).squeeze(-1)
-        high = log_probs.gather(-1, above.unsqueeze(-1)).squeeze(-1)
-        return -((1 - weight) * low + weight * high)
+        index, weight = torch.stack([below, above], -1), torch.stack([1 - weight, weight], -1)
+        return cross_entropy(self.logits, self.log_probs, self.probs, index, weight)
 
 
 class Bernoulli:

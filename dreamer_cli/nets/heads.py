@@ -1,11 +1,14 @@
 """feat → distribution."""
 
+from collections.abc import Mapping
+
 import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from dreamer_cli.nets.blocks import MLP, Linear
 from dreamer_cli.nets.distributions import Bernoulli, BoundedNormal, Grouped, Joint, OneHot, TwoHot
+from dreamer_cli.nets.loops import side_by_side
 from dreamer_cli.nets.transforms import symexp_bins
 from dreamer_cli.registry import STRICT, AtLeastOne, AtLeastTwo, Positive, Share, Weight, slot
 from dreamer_cli.spaces import ActionPart
@@ -66,7 +69,7 @@ OUTPUTS = {"two_hot": TwoHotConfig, "bernoulli": BernoulliConfig}
 class Head(nn.Module):
     """An MLP and an output that makes a distribution of it."""
 
-    def __init__(self, net: nn.Module, output: nn.Module) -> None:
+    def __init__(self, net: MLP, output: nn.Module) -> None:
         super().__init__()
         self.net = net
         self.output = output
@@ -74,6 +77,21 @@ class Head(nn.Module):
     def forward(self, feat: Tensor) -> TwoHot | Bernoulli:
         """... F → distribution over ..."""
         return self.output(self.net(feat))
+
+    def go_on(self, x: Tensor) -> TwoHot | Bernoulli:
+        """The same, from the first layer's product on."""
+        first, *rest = self.net.layers
+        x = first.norm.silu(x)
+        for layer in rest:
+            x = layer(x)
+        return self.output(x)
+
+
+def read(feat: Tensor, *heads: Head) -> list[TwoHot | Bernoulli]:
+    """What several heads say of the same states: ... F → distributions over ... Their first layers are one product."""
+    firsts = [head.net.layers[0].linear for head in heads]
+    products = side_by_side(feat, [layer.weight for layer in firsts], [layer.bias for layer in firsts])
+    return [head.go_on(x) for head, x in zip(heads, products, strict=True)]
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -117,13 +135,21 @@ class Actor(nn.Module):
 
     def forward(self, feat: Tensor) -> Joint:
         """... F → distribution over ... A."""
+        return self.distribution(self.outputs(feat))
+
+    def outputs(self, feat: Tensor) -> dict[str, Tensor]:
+        """... F → name of each last layer → ... n."""
         x = self.net(feat)
+        return {name: layer(x) for name, layer in self.out.items()}
+
+    def distribution(self, outputs: Mapping[str, Tensor]) -> Joint:
+        """The last layers' outputs (name → ... n) → distribution over ... A."""
         parts: list = []
         for name, columns, classes in self.layout:
             if classes:
-                parts += self._categoricals(self.out[name](x), columns.start, classes)
+                parts += self._categoricals(outputs[name], columns.start, classes)
             else:
-                mean, std = self.out[f"{name}_mean"](x), self.out[f"{name}_std"](x)
+                mean, std = outputs[f"{name}_mean"], outputs[f"{name}_std"]
                 parts.append((columns, BoundedNormal(mean, std, self.cfg.min_std, self.cfg.max_std)))
         return Joint(parts)
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dreamer_cli.errors import ConfigError, closest
 from dreamer_cli.nets.blocks import MLP, BlockLinear, ChannelNorm, Conv, Layer, Linear, UpConv
-from dreamer_cli.nets.distributions import full_precision
+from dreamer_cli.nets.kernels import full_precision
 from dreamer_cli.nets.transforms import symexp, symlog
 from dreamer_cli.registry import STRICT, AtLeastOne
 from dreamer_cli.spaces import ObsSpec
@@ -126,7 +126,7 @@ class ImageEncoder(nn.Module):
         self.pyramid = Pyramid(specs, cfg)
         widths = [self.pyramid.channels, *self.pyramid.widths]
         self.convs = nn.ModuleList(Conv(a, b, cfg.kernel) for a, b in pairwise(widths))
-        self.norms = nn.ModuleList(ChannelNorm(width) for width in widths[1:])
+        self.norms: Any = nn.ModuleList(ChannelNorm(width) for width in widths[1:])
         self.size = widths[-1] * math.prod(self.pyramid.small)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -136,7 +136,7 @@ class ImageEncoder(nn.Module):
         x = x.to(next(self.parameters()).dtype, memory_format=torch.channels_last) / 255 - 0.5
         x = F.pad(x, self.pyramid.padding)
         for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = F.silu(norm(F.max_pool2d(conv(x), 2)))
+            x = norm.silu(F.max_pool2d(conv(x), 2))
         return x.permute(0, 2, 3, 1).flatten(1)  # rows, columns, channels: the official order
 
 
@@ -204,7 +204,7 @@ class ImageDecoder(nn.Module):
         self.join = ChannelNorm(width)
         widths = self.pyramid.widths[::-1]
         self.ups = nn.ModuleList(UpConv(a, b, cfg.kernel) for a, b in pairwise(widths))
-        self.norms = nn.ModuleList(ChannelNorm(width) for width in widths[1:])
+        self.norms: Any = nn.ModuleList(ChannelNorm(width) for width in widths[1:])
         self.out = UpConv(widths[-1], self.pyramid.channels, cfg.kernel)
 
     def forward(self, deter: Tensor, stoch: Tensor) -> dict[str, Tensor]:
@@ -213,9 +213,9 @@ class ImageDecoder(nn.Module):
         x = self.from_deter(deter.unflatten(-1, (self.blocks, -1)))
         x = x.reshape(x.shape[0], self.blocks, rows, columns, -1).permute(0, 2, 3, 1, 4).flatten(3)  # N Y X C
         x = x + self.from_stoch(stoch).unflatten(-1, (rows, columns, -1))
-        x = F.silu(self.join(x.permute(0, 3, 1, 2)))
+        x = self.join.silu(x.permute(0, 3, 1, 2))
         for up, norm in zip(self.ups, self.norms, strict=True):
-            x = F.silu(norm(up(x)))
+            x = norm.silu(up(x))
         x = torch.sigmoid(self.out(x))[..., : self.pyramid.size[0], : self.pyramid.size[1]]
         return dict(zip(self.channels, x.split(list(self.channels.values()), 1), strict=True))
 

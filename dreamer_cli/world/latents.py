@@ -53,6 +53,16 @@ class Categorical:
         """One-hot rows with straight-through gradients."""
         return self._onehot(stats).sample(noise)
 
+    def sample_forward(self, stats: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """`sample` without a graph, and what the way back needs."""
+        onehot = OneHot(stats.unflatten(-1, self.shape), self.unimix)
+        return onehot.sample(noise), onehot.softmax
+
+    def sample_backward(self, saved: Tensor, grad: Tensor) -> Tensor:
+        """The gradient of the statistics, from that of the sample (... S K): as if it were the probabilities."""
+        back = torch.ops.aten._softmax_backward_data(grad, saved, -1, saved.dtype)
+        return (back.mul_(1 - self.unimix) if self.unimix else back).flatten(-2)
+
     def mode(self, stats: Tensor) -> Tensor:
         """The likeliest classes, ... S K."""
         return self._onehot(stats).mode

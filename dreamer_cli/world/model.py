@@ -6,8 +6,9 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from dreamer_cli.nets.heads import BernoulliConfig, HeadConfig
+from dreamer_cli.nets.heads import BernoulliConfig, HeadConfig, read
 from dreamer_cli.registry import STRICT, Weight, slot
+from dreamer_cli.sections import section
 from dreamer_cli.shapes import Float
 from dreamer_cli.spaces import EnvSpec
 from dreamer_cli.structs import Batch, State
@@ -76,18 +77,23 @@ class WorldModel(nn.Module):
         noise: B T and the latent's axes. Losses: `dyn`, `rep`, `reward`, `cont`, and `objective/<key>`.
         Source: Dreamer V3, Eqs. 4 and 5.
         """
-        embed = self.encoder(batch.obs)
-        states, post = self.dynamics.observe(embed, batch.prev_action, batch.is_first, batch.start, noise)
-        feat = self.dynamics.feat(states)
-        prior = self.dynamics.prior(states.deter)
-        kl = self.dynamics.latent.kl
-        dyn, rep = kl(post.detach(), prior), kl(post, prior.detach())
+        with section("encoder"):
+            embed = self.encoder(batch.obs)
+        with section("observe"):
+            states, post = self.dynamics.observe(embed, batch.prev_action, batch.is_first, batch.start, noise)
+            feat = self.dynamics.feat(states)
+            prior = self.dynamics.prior(states.deter)
+            kl = self.dynamics.latent.kl
+            dyn, rep = kl(post.detach(), prior), kl(post, prior.detach())
         # Free nats clamp the sum over groups at each step, not the batch mean.
         losses = {"dyn": dyn.clamp(min=self.free_nats), "rep": rep.clamp(min=self.free_nats)}
-        losses["reward"] = self.reward(feat).loss(batch.reward)
-        losses["cont"] = self.cont(feat).loss(self.cont_scale * (~batch.is_terminal).to(feat.dtype))
-        for key, loss in self.objective.losses(batch.obs, embed, feat).items():
-            losses[f"objective/{key}"] = loss
+        with section("heads"):
+            reward, cont = read(feat, self.reward, self.cont)
+            losses["reward"] = reward.loss(batch.reward)
+            losses["cont"] = cont.loss(self.cont_scale * (~batch.is_terminal).to(feat.dtype))
+        with section("decoder"):
+            decoded = self.objective.losses(batch.obs, embed, feat)
+        losses |= {f"objective/{key}": loss for key, loss in decoded.items()}
         with torch.no_grad():
             entropy = self.dynamics.latent.entropy
             metrics = {"kl": dyn.mean(), "entropy/post": entropy(post).mean(), "entropy/prior": entropy(prior).mean()}
@@ -97,9 +103,9 @@ class WorldModel(nn.Module):
         self, start: State, policy: Policy, latent_noise: Tensor, action_noise: Float[Tensor, "N H1 A"]
     ) -> Dream:
         """Dream H steps from each of N states, led by a policy."""
-        states, action = self.dynamics.imagine(start, policy, latent_noise, action_noise)
-        feat = self.dynamics.feat(states)
-        return Dream(feat, action, self.reward(feat).mean, self.cont(feat).mean)
+        feat, action = self.dynamics.imagine(start, policy, latent_noise, action_noise)
+        reward, cont = read(feat, self.reward, self.cont)
+        return Dream(feat, action, reward.mean, cont.mean)
 
     def decode(self, feat: Float[Tensor, "*lead F"]) -> dict[str, Tensor] | None:
         """What states look like, in the observation's units; None for a model that cannot draw."""

@@ -13,6 +13,7 @@ from dreamer_cli.shapes import Bool, Float
 from dreamer_cli.structs import State
 from dreamer_cli.world.cores import CORES, BlockGRUConfig
 from dreamer_cli.world.latents import LATENTS, CategoricalConfig
+from dreamer_cli.world.scan import PostLoop, scan, zero_where
 
 Policy = Callable[[Tensor, Tensor], Tensor]  # (feat B F, noise B A) → action B A
 
@@ -40,11 +41,6 @@ class RSSMConfig:
         return RSSM(self, embed, action)
 
 
-def zero_where(mask: Bool[Tensor, " B"], x: Tensor) -> Tensor:
-    """x (B ...) with the rows of `mask` blanked: by where(), so that not even NaN survives, without a host sync."""
-    return torch.where(mask.reshape(-1, *[1] * (x.dim() - 1)), torch.zeros_like(x), x)
-
-
 class RSSM(nn.Module):
     """One step of observing, one step of imagining, and loops over both.
 
@@ -60,12 +56,8 @@ class RSSM(nn.Module):
         self.post_net = MLP(self.core.size + embed, cfg.hidden, cfg.post_layers)
         self.post_out = Linear(cfg.hidden, self.latent.stats_size)
         self.feat_size = self.core.size + self.latent.size
-        self.steps: tuple[Callable[..., Any], Callable[..., Any]] = (self.observe_step, self.imagine_step)
-
-    def compile_steps(self) -> None:
-        """Compile one step of observing and of imagining, for the loops over them; unrolled loops take minutes."""
-        compiled = [torch.compile(step, dynamic=False) for step in (self.observe_step, self.imagine_step)]
-        self.steps = (compiled[0], compiled[1])
+        self.by_hand = hasattr(self.core, "loop") and hasattr(self.latent, "sample_forward")
+        self.walk = self.walk_by_hand if self.by_hand else self.walk_step_by_step
 
     def initial(self, batch: int) -> State:
         """The state before anything was seen: zeros."""
@@ -104,9 +96,18 @@ class RSSM(nn.Module):
         return State(deter, self.latent.sample(self.prior(deter), noise))
 
     def _advance(self, deter: Tensor, stoch: Tensor, action: Tensor) -> Tensor:
-        # Samples of the policy may lie outside [-1, 1]; the environment clips them, and so does the model.
-        action = action / action.abs().clamp(min=1).detach()
-        return self.core(deter, stoch.flatten(-len(self.latent.shape)), action)
+        return self.core(deter, self._flat(stoch), within_bounds(action))
+
+    def _advance_in_loop(self) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+        core = self.core.loop()
+
+        def advance(deter: Tensor, stoch: Tensor, action: Tensor) -> Tensor:
+            return core.forward(deter, self._flat(stoch), core.inputs(within_bounds(action)))[0]
+
+        return advance
+
+    def _flat(self, stoch: Tensor) -> Tensor:
+        return stoch.flatten(-len(self.latent.shape))
 
     def observe(
         self,
@@ -120,35 +121,56 @@ class RSSM(nn.Module):
 
         noise: B T and the latent's own axes. Returns states (B T ...) and posterior statistics (B T S·K).
         """
+        return self.walk(embed, prev_action, is_first, start, noise)
+
+    def walk_step_by_step(
+        self, embed: Tensor, prev_action: Tensor, is_first: Tensor, start: State, noise: Tensor
+    ) -> tuple[State, Tensor]:
+        """`observe` for any parts: autograd finds the way back."""
         state, states, stats = start, [], []
-        observe_step, _ = self.steps
         for t in range(embed.shape[1]):
-            state, stat = observe_step(state, prev_action[:, t], embed[:, t], is_first[:, t], noise[:, t])
+            state, stat = self.observe_step(state, prev_action[:, t], embed[:, t], is_first[:, t], noise[:, t])
             states.append(state)
             stats.append(stat)
         return stack(states), torch.stack(stats, 1)
 
+    def walk_by_hand(
+        self, embed: Tensor, prev_action: Tensor, is_first: Tensor, start: State, noise: Tensor
+    ) -> tuple[State, Tensor]:
+        """`observe` for parts that know their own way back: one node of the graph instead of hundreds."""
+        core, post = self.core.loop(), PostLoop(self.post_net, self.post_out, self.core)
+        inputs = core.inputs(within_bounds(zero_where(is_first, prev_action)))
+        deter, stoch, stats = scan(core, post, self.latent, inputs, post.inputs(embed), is_first, noise, start)
+        return State(deter, stoch), stats
+
     def imagine(
         self, start: State, policy: Policy, latent_noise: Tensor, action_noise: Float[Tensor, "N H1 A"]
-    ) -> tuple[State, Float[Tensor, "N H1 A"]]:
+    ) -> tuple[Float[Tensor, "N H1 F"], Float[Tensor, "N H1 A"]]:
         """Walk H steps from `start`, led by the policy. Column t of the actions was chosen in column t of the states.
 
-        latent_noise: N H and the latent's axes. Returns states (N H+1 ..., the start first) and actions (N H+1 A;
-        the last one is never taken, but losses may ask for its state's value).
+        latent_noise: N H and the latent's axes. Returns what heads read of the states (the start first) and actions
+        (the last one is never taken, but losses may ask for its state's value).
         """
-        state, states, actions = start, [start], []
-        _, imagine_step = self.steps
+        # Laid out for loops, a core is no longer seen by autograd.
+        advance = self._advance if torch.is_grad_enabled() or not self.by_hand else self._advance_in_loop()
+        state, feats, actions = start, [self.feat(start)], []
         for t in range(latent_noise.shape[1]):
-            actions.append(policy(self.feat(state), action_noise[:, t]))
-            state = imagine_step(state, actions[-1], latent_noise[:, t])
-            states.append(state)
-        actions.append(policy(self.feat(state), action_noise[:, -1]))
-        return stack(states), torch.stack(actions, 1)
+            actions.append(policy(feats[-1], action_noise[:, t]))
+            deter = advance(*state, actions[-1])
+            state = State(deter, self.latent.sample(self.prior(deter), latent_noise[:, t]))
+            feats.append(self.feat(state))
+        actions.append(policy(feats[-1], action_noise[:, -1]))
+        return torch.stack(feats, 1), torch.stack(actions, 1)
 
 
 def stack(states: list[State]) -> State:
     """States one after the other, joined along a new time axis (1)."""
     return State(*(torch.stack(column, 1) for column in zip(*states, strict=True)))
+
+
+def within_bounds(action: Tensor) -> Tensor:
+    """Samples of the policy may lie outside [-1, 1]; the environment clips them, and so does the model."""
+    return action / action.abs().clamp(min=1).detach()
 
 
 DYNAMICS = {"rssm": RSSMConfig}

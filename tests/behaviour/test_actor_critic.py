@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from dreamer_cli.behaviour import actor_critic
 from dreamer_cli.behaviour.actor_critic import ActorCritic, BehaviourConfig
 from dreamer_cli.nets.transforms import symexp_bins
 from dreamer_cli.spaces import ActionPart
@@ -20,6 +21,12 @@ SETTINGS = {
     "actor": {"units": 13, "unimix": 0.0},
     "critic": {"units": 13, "output": {"kind": "two_hot", "bins": 5}},
 }
+
+
+@pytest.fixture(autouse=True)
+def _one_by_one(monkeypatch):
+    """Networks without layers have no first product to share."""
+    monkeypatch.setattr(actor_critic, "read", lambda feat, *heads: [head(feat) for head in heads])
 
 
 @pytest.fixture

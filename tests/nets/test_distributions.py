@@ -167,11 +167,6 @@ def test_two_hot_learns_numbers_of_any_size(bins):
     near(logits.grad, torch.zeros(5, bins), 1e-9)
 
 
-def test_two_hot_indexes_its_leading_axes():
-    dist = TwoHot(torch.randn(3, 4, 5), symexp_bins(5).float())
-    assert torch.equal(dist[:, :-1].mean, dist.mean[:, :-1])
-
-
 def test_continue_loss(reference, precision):
     known = reference["cont_loss"]
     dist = Bernoulli(torch.tensor(known["logit"]))

@@ -22,8 +22,9 @@ def kl_losses(precision, free_nats, post, prior, unimix=0.01):
     dynamics = {"kind": "rssm", "hidden": 8, "core": {"kind": "block_gru", "units": 16, "hidden": 8}, "latent": latent}
     agent = make_agent(dynamics=dynamics, free_nats=free_nats).to(precision.dtype)
     post, prior = (torch.tensor(x).flatten().requires_grad_() for x in (post, prior))
+    observe = agent.world.dynamics.observe
     agent.world.dynamics.prior = lambda deter: prior.expand(*deter.shape[:-1], 6)
-    agent.world.dynamics.post = lambda deter, embed: post.expand(*deter.shape[:-1], 6)
+    agent.world.dynamics.observe = lambda *args: (observe(*args)[0], post.expand(1, 1, 6))
     batch = unpacked(agent, make_batch(agent, batch=1, time=1, first_at=()))
     losses = agent.world.observe(batch, make_noise(agent, batch).post).losses
     return losses, post, prior

@@ -7,7 +7,7 @@ import torch
 from pydantic import TypeAdapter
 
 from dreamer_cli.structs import State
-from dreamer_cli.world.rssm import DYNAMICS, RSSM, RSSMConfig, zero_where
+from dreamer_cli.world.rssm import DYNAMICS, RSSM, RSSMConfig, stack, zero_where
 from tests.golden import configure
 from tests.small import WORLD, near
 
@@ -64,25 +64,71 @@ def test_observing_step_by_step_equals_observing_at_once(rssm, inputs):
         state, stat = rssm.observe_step(
             state, inputs["prev_action"][:, t], inputs["embed"][:, t], inputs["is_first"][:, t], inputs["noise"][:, t]
         )
-        assert torch.equal(stat, stats[:, t])
-        assert torch.equal(state.deter, states.deter[:, t])
+        torch.testing.assert_close(stat, stats[:, t])
+        torch.testing.assert_close(state.deter, states.deter[:, t])
         assert torch.equal(state.stoch, states.stoch[:, t])
 
 
-def test_imagining_step_by_step_equals_imagining_at_once(rssm, inputs):
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+@pytest.mark.parametrize("unimix", [0.0, 0.01])
+def test_the_scan_learns_what_single_steps_learn(inputs, dtype, tolerance, unimix):
+    """Outputs, and the gradients of every parameter and every input, episodes' beginnings included."""
+    core = {"kind": "block_gru", "units": 16, "hidden": 8, "blocks": 4, "layers": 2}
+    settings = {**TINY["rssm"], "core": core, "post_layers": 2}
+    settings["latent"] = {**settings["latent"], "unimix": unimix}
+    rssm = TypeAdapter(DYNAMICS["rssm"]).validate_json(json.dumps(settings)).build(embed=E, action=A).to(dtype)
+    torch.nn.init.normal_(rssm.core.gates.bias)
+    torch.nn.init.normal_(rssm.core.norms[0].scale)
+    start = rssm.initial(B)
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=generator, dtype=dtype)
+
+    feed = {name: draw(B, T, n).requires_grad_() for name, n in (("embed", E), ("prev_action", A))}
+    begin = State(draw(*start.deter.shape).requires_grad_(), draw(*start.stoch.shape).requires_grad_())
+    noise = rssm.latent.noise((B, T), start.deter, generator)
+    first = inputs["is_first"]
+
+    def plain():
+        state, states, stats = begin, [], []
+        for t in range(T):
+            given = (feed["prev_action"][:, t], feed["embed"][:, t], first[:, t], noise[:, t])
+            state, stat = rssm.observe_step(state, *given)
+            states.append(state)
+            stats.append(stat)
+        return *stack(states), torch.stack(stats, 1)
+
+    def scanned():
+        states, stats = rssm.observe(feed["embed"], feed["prev_action"], first, begin, noise)
+        return *states, stats
+
+    found = []
+    learnt = [p for name, p in rssm.named_parameters() if not name.startswith("prior")]
+    for run in (plain, scanned):
+        out = run()
+        pull = torch.Generator().manual_seed(1)
+        total = sum((x * torch.randn(x.shape, generator=pull, dtype=dtype)).sum() for x in out)
+        found.append([*out, *torch.autograd.grad(total, [*feed.values(), *begin, *learnt])])
+    for one, other in zip(*found, strict=True):
+        assert (one - other).abs().max() <= tolerance * max(1.0, float(one.detach().abs().max()))
+
+
+@pytest.mark.parametrize("differentiable", [True, False])
+def test_imagining_step_by_step_equals_imagining_at_once(rssm, inputs, differentiable):
     net = torch.nn.Linear(rssm.feat_size, A)
 
     def policy(feat, noise):
         return net(feat) + noise
 
     latent_noise, action_noise = inputs["noise"], torch.randn(B, T + 1, A)
-    states, actions = rssm.imagine(inputs["start"], policy, latent_noise, action_noise)
-    assert states.deter.shape[:2] == actions.shape[:2] == (B, T + 1)
+    with torch.set_grad_enabled(differentiable):  # with gradients step by step, without in the form for loops
+        feats, actions = rssm.imagine(inputs["start"], policy, latent_noise, action_noise)
+    assert feats.shape[:2] == actions.shape[:2] == (B, T + 1)
     state = inputs["start"]
     for t in range(T + 1):
-        assert torch.equal(states.deter[:, t], state.deter)
-        assert torch.equal(states.stoch[:, t], state.stoch)
-        assert torch.equal(actions[:, t], policy(rssm.feat(state), action_noise[:, t])), "chosen in the same column"
+        torch.testing.assert_close(feats[:, t], rssm.feat(state))
+        torch.testing.assert_close(actions[:, t], policy(feats[:, t], action_noise[:, t]), msg="of the same column")
         if t < T:
             state = rssm.imagine_step(state, actions[:, t], latent_noise[:, t])
 
