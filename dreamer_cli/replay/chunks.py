@@ -14,7 +14,7 @@ import numpy as np
 
 from dreamer_cli.errors import StateError
 from dreamer_cli.files import FILES, Files, disk_error, file_digest, require_space, write_atomic
-from dreamer_cli.replay.ring import Ring
+from dreamer_cli.replay.ring import AnyRing
 from dreamer_cli.tensorfiles import read_tensors, size_of, tensor_parts
 
 CHUNK_BYTES = 64_000_000
@@ -40,7 +40,7 @@ def split(spans: Sequence[Span], most: int) -> Iterator[list[Span]]:
 
 
 def write_chunk(
-    directory: Path, ring: Ring, names: Collection[str], spans: Sequence[Span], files: Files = FILES
+    directory: Path, ring: AnyRing, names: Collection[str], spans: Sequence[Span], files: Files = FILES
 ) -> dict[str, Any]:
     """Write stretches of the ring as one new chunk.
 
@@ -63,7 +63,9 @@ def write_chunk(
     return {"name": name, "size": size, "sha256": digest, "spans": [list(span) for span in spans]}
 
 
-def read_chunk(directory: Path, entry: Mapping[str, Any], ring: Ring, names: Collection[str]) -> dict[str, np.ndarray]:
+def read_chunk(
+    directory: Path, entry: Mapping[str, Any], ring: AnyRing, names: Collection[str]
+) -> dict[str, np.ndarray]:
     """The fields of a chunk, its stretches joined, after its size and SHA-256 were checked.
 
     Raises:

@@ -10,12 +10,22 @@ ids      0  1  2  3  4  5  6  7  8  9  10        length 5, ring of 8: records 0.
 """
 
 from collections import deque
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from dreamer_cli.shapes import Int
+
+
+class Choice(NamedTuple):
+    """Items that were chosen: environment and start id (B); those from the queue; the generator's state afterwards."""
+
+    env: np.ndarray
+    start: np.ndarray
+    fresh: list[tuple[int, int]]
+    generator: Mapping[str, Any]
 
 
 class ItemSampler:
@@ -35,6 +45,7 @@ class ItemSampler:
         self.num_envs, self.per_env, self.length, self.online = num_envs, per_env, length, online
         self.next = np.zeros(num_envs, np.int64)  # the id that a stream's next record gets
         self.generator = np.random.Generator(np.random.PCG64(seed))
+        self._scratch = np.random.Generator(np.random.PCG64(seed))  # for draws that may be forgotten
         self.queue: deque[tuple[int, int]] = deque()
         # Unbroken stretches of ids (env, begin, end). The first N are where streams grow (their end is `next`);
         # more of them, older, exist only after a load that had lost some records.
@@ -79,14 +90,33 @@ class ItemSampler:
 
     def draw(self, number: int) -> tuple[Int[np.ndarray, " B"], Int[np.ndarray, " B"]]:
         """Choose items: environment and start id of each. There has to be at least one item."""
-        chosen: list[tuple[int, int]] = []
-        while self.queue and len(chosen) < number:
-            env, start = self.queue.popleft()
-            if start >= self.oldest[env]:
-                chosen.append((env, start))
-        fresh = np.array(chosen, np.int64).reshape(-1, 2)
-        envs, starts = self.uniform(number - len(chosen), self.generator)
-        return np.concatenate([fresh[:, 0], envs]), np.concatenate([fresh[:, 1], starts])
+        fresh = self._fresh(number)
+        self._dequeue(fresh)
+        return _join(fresh, self.uniform(number - len(fresh), self.generator))
+
+    def choose(self, number: int) -> "Choice":
+        """What `draw` would give now. Nothing has changed until `commit`, so a choice can also be forgotten."""
+        fresh = self._fresh(number)
+        self._scratch.bit_generator.state = self.generator.bit_generator.state
+        env, start = _join(fresh, self.uniform(number - len(fresh), self._scratch))
+        return Choice(env, start, fresh, self._scratch.bit_generator.state)
+
+    def commit(self, choice: "Choice") -> None:
+        """Take a choice; records may have been added since it was made, but nothing else been drawn."""
+        self._dequeue(choice.fresh)
+        self.generator.bit_generator.state = choice.generator
+
+    def _fresh(self, number: int) -> list[tuple[int, int]]:
+        """The first items of the queue that are not evicted."""
+        if not self.queue:
+            return []
+        oldest = self.oldest
+        return list(islice((item for item in self.queue if item[1] >= oldest[item[0]]), number))
+
+    def _dequeue(self, items: list[tuple[int, int]]) -> None:
+        """Take out these, which were the first that were not evicted, and what is evicted before them."""
+        while self.queue and (self.queue[0] in items or self.queue[0][1] < self.oldest[self.queue[0][0]]):
+            self.queue.popleft()
 
     def uniform(
         self, number: int, generator: np.random.Generator
@@ -133,3 +163,11 @@ class ItemSampler:
     def _holds(self, env: int, start: int) -> bool:
         begin, counts = self._counts()
         return bool(((self._env == env) & (start >= begin) & (start < begin + counts)).any())
+
+
+def _join(fresh: list[tuple[int, int]], others: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Environments and start ids of items, those from the queue first."""
+    if not fresh:
+        return others
+    env, start = np.array(fresh, np.int64).T
+    return np.concatenate([env, others[0]]), np.concatenate([start, others[1]])

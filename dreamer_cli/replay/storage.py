@@ -8,28 +8,38 @@ latent       start      ◀──── refresh() ────▶     stored whi
 ```
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from dreamer_cli.errors import ConfigError, StateError
-from dreamer_cli.files import FILES, DiskFullError, Files, clean_temporaries
+from dreamer_cli.errors import ConfigError
+from dreamer_cli.files import FILES, Files
 from dreamer_cli.registry import STRICT
-from dreamer_cli.replay import chunks
-from dreamer_cli.replay.ring import Fields, Plan, Ring, free_memory, plan, record_fields
+from dreamer_cli.replay.archive import Archive
+from dreamer_cli.replay.device_ring import DeviceRing
+from dreamer_cli.replay.ring import (
+    AnyRing,
+    Fields,
+    Plan,
+    Ring,
+    fits_on_device,
+    free_memory,
+    locate,
+    plan,
+    record_fields,
+)
 from dreamer_cli.replay.sampling import ItemSampler
+from dreamer_cli.shapes import Int
 from dreamer_cli.spaces import EnvSpec
 from dreamer_cli.structs import Batch, Records, State
 
 MOST_RECORDS = 5_000_000  # Dreamer V3's capacity
-# A checkpoint lists its chunks. Where saves are frequent, more than so many that are small, or that hold little of each
-# stream, are joined. Sizes in bytes.
-MOST_SMALL, SMALL_CHUNK, SMALL_SPAN = 64, 1_000_000, 65_536
+Storage = Literal["host", "device"]
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -42,6 +52,8 @@ class ReplayConfig:
         batch_size: sequences in a batch (B).
         batch_length: records of a sequence that are trained on (T); one more is read before them.
         online: replay every sequence once soon after it was collected, before sampling uniformly.
+        storage: where records are kept: host (main memory), device (the GPU's), or auto: on a GPU if all of them take
+            no more than half of its free memory.
     """
 
     capacity: int | None = None
@@ -49,6 +61,7 @@ class ReplayConfig:
     batch_size: int = 16
     batch_length: int = 64
     online: bool = True
+    storage: Literal["auto", "host", "device"] = "auto"
 
     def __post_init__(self) -> None:
         # A record's return needs the record after it.
@@ -64,12 +77,23 @@ class ReplayConfig:
         capacity = min(MOST_RECORDS, wanted) if self.capacity is None else self.capacity
         return capacity, free_memory() // 4 if self.max_bytes is None else self.max_bytes
 
+    def place(self, plan: Plan, device: torch.device) -> Storage:
+        """Where a replay of this size is kept when this device trains."""
+        if self.storage != "auto":
+            return self.storage
+        fits = device.type == "cuda" and fits_on_device(plan, torch.cuda.mem_get_info(device)[0])
+        return "device" if fits else "host"
+
 
 class Index(NamedTuple):
     """Where a batch came from: environment (B) and absolute id of the context record (B), int64."""
 
     env: np.ndarray
     start: np.ndarray
+
+
+def nothing() -> None:
+    """Nobody has to be waited for."""
 
 
 class Replay:
@@ -84,7 +108,13 @@ class Replay:
         batch_size, batch_length: B and T.
         online: fresh sequences first.
         seed: of the choice of sequences.
-        pin_memory: batches in page-locked memory, from which copies to a GPU run by themselves.
+        storage: keep records on the `host` or on a device. The same records, seeds and files either way.
+        device: which, for storage `device`.
+        pin_memory: for storage `host`: batches in page-locked memory, from which copies to a GPU run by themselves.
+
+    Attributes:
+        wait, drain: called before records change, and before they are saved or loaded, by default `nothing`; set by
+            whoever reads in another thread (`replay/prefetch.py`).
 
     Raises:
         ConfigError: the limits leave no room for one sequence per environment.
@@ -103,18 +133,24 @@ class Replay:
         batch_length: int = 64,
         online: bool = True,
         seed: int = 0,
+        storage: Storage = "host",
+        device: torch.device | str = "cpu",
         pin_memory: bool = False,
     ) -> None:
         self.plan: Plan = plan(spec, num_envs, latent, capacity, max_bytes, batch_length)
         self.spec, self.batch_size, self.batch_length = spec, batch_size, batch_length
-        self.ring = Ring(num_envs, self.plan.per_env, {**record_fields(spec), **latent})
+        fields = {**record_fields(spec), **latent}
+        self.storage: Storage = storage
+        self.ring: AnyRing
+        if storage == "device":
+            self.ring = DeviceRing(num_envs, self.plan.per_env, fields, torch.device(device))
+        else:
+            self.ring = Ring(num_envs, self.plan.per_env, fields, pin_memory)
         self.sampler = ItemSampler(num_envs, self.plan.per_env, batch_length + 1, online, seed)
-        self.lost = 0  # records that damaged chunks took with them
+        self.wait: Callable[[], None] = nothing
+        self.drain: Callable[[], None] = nothing
         self._latent = tuple(latent)
-        self._stored = tuple(record_fields(spec))
-        self._pin_memory = pin_memory
-        self._chunks: list[dict[str, Any]] = []
-        self._saved = np.zeros(num_envs, np.int64)  # the ids below are in chunks, or were evicted before
+        self._archive = Archive(self.ring, self.sampler, record_fields(spec), latent)
 
     def __len__(self) -> int:
         """Items: sequences that can be sampled."""
@@ -140,6 +176,11 @@ class Replay:
         """Which limit holds: `capacity` or `max_bytes`."""
         return self.plan.limited_by
 
+    @property
+    def lost(self) -> int:
+        """Records that damaged chunks took with them."""
+        return self._archive.lost
+
     def add(self, env_ids: np.ndarray, records: Records, action: np.ndarray, latent: Mapping[str, np.ndarray]) -> None:
         """Append one record to each of some streams; the oldest make room.
 
@@ -150,26 +191,22 @@ class Replay:
             latent: n rows each, the state after seeing the observation; zeros where `is_last`.
         """
         env_ids = np.asarray(env_ids, np.int64)
-        if len(np.unique(env_ids)) != len(env_ids):
+        if len(set(env_ids.tolist())) != len(env_ids):
             raise ValueError("an environment adds one record at a time")
         values = {f"obs/{key}": value for key, value in records.obs.items()}
         values |= {name: getattr(records, name) for name in ("reward", "is_first", "is_last", "is_terminal")}
+        self.wait()
         self.ring.write(env_ids, self.sampler.next[env_ids], {**values, "action": action, **latent})
         self.sampler.add(env_ids)
 
     def sample(self) -> tuple[Batch, Index]:
-        """The next batch (see `Batch`), on the CPU, and where it came from.
-
-        Images stay uint8 `B T C Y X`, discrete observations become int32, `start.stoch` stays class indices
-        (int64 `B S`) where it is stored so.
+        """The next batch (see `Batch`), where the records are kept, and where it came from.
 
         Raises:
             ValueError: there is no item yet.
         """
-        if not len(self):
-            raise ValueError("the replay holds no sequence yet")
-        env, start = self.sampler.draw(self.batch_size)
-        return self._batch(env, start), Index(env, start)
+        index = self.draw()
+        return self._batch(self._readable_rows(index)), index
 
     def peek(self, seed: int) -> Batch:
         """A batch to look at: it changes nothing about the batches that training will see.
@@ -177,200 +214,109 @@ class Replay:
         Raises:
             ValueError: there is no item yet.
         """
-        if not len(self):
-            raise ValueError("the replay holds no sequence yet")
-        return self._batch(*self.sampler.uniform(self.batch_size, np.random.default_rng(seed)))
+        self._require_items()
+        self.wait()
+        index = Index(*self.sampler.uniform(self.batch_size, np.random.default_rng(seed)))
+        return self._batch(self._readable_rows(index))
 
-    def _batch(self, env: np.ndarray, start: np.ndarray) -> Batch:
-        ids = start[:, None] + np.arange(self.batch_length + 1)
-        trained = ids[:, 1:]
-        obs = {
-            key: self._gather(f"obs/{key}", env, trained, torch.int32 if kind.kind == "discrete" else None)
-            for key, kind in self.spec.observation.items()
-        }
-        flags = {name: self._gather(name, env, trained) for name in ("is_first", "is_last", "is_terminal")}
+    def refresh(self, index: Index, latent: Mapping[str, np.ndarray | Tensor]) -> None:
+        """Store fresher latents of a sampled batch's T trained records (B T ...); evicted records are left alone.
+
+        Where sequences share a record, the last one's latent stays.
+        """
+        tensors = {name: x if isinstance(x, Tensor) else torch.from_numpy(x) for name, x in latent.items()}
+        values = self._checked(tensors, len(index.env), self.batch_length)
+        self.ring.refresh(index.env, index.start, self.sampler.oldest[index.env], values)
+
+    # The steps of these, for whoever captures a CUDA graph of `gather`, an update and `store`.
+
+    def draw(self) -> Index:
+        """Choose the next batch. Bookkeeping on the host; the next draw is another one.
+
+        Raises:
+            ValueError: there is no item yet.
+        """
+        self._require_items()
+        return Index(*self.sampler.draw(self.batch_size))
+
+    def rows(self, index: Index) -> Int[Tensor, "B L"]:
+        """Where the T+1 records of each sequence lie now, on the device that keeps them: for `gather` and `store`.
+
+        Negative where `store` must not write (see `ring.locate`): a row -1 is read as row 0 and never written, so
+        rows full of -1 are harmless to warm up with. Good until records are added.
+        """
+        oldest = self.sampler.oldest[index.env]
+        return self.ring.send(locate(self.plan.per_env, index.env, index.start, self.batch_length + 1, oldest))
+
+    def _readable_rows(self, index: Index) -> Int[Tensor, "B L"]:
+        ids = index.start[:, None] + np.arange(self.batch_length + 1)
+        return self.ring.send(index.env[:, None] * self.plan.per_env + ids % self.plan.per_env)
+
+    def gather(self, rows: Int[Tensor, "B L"]) -> Batch:
+        """The batch in these rows (B T+1). Captures well: fixed shapes, no look at values.
+
+        Images stay uint8 `B T C Y X`, discrete observations become int32, `start.stoch` stays class indices
+        (int64 `B S`) where it is stored so.
+        """
+        return self._batch(torch.maximum(rows, -1 - rows))  # whichever of the two is not negative
+
+    def _batch(self, rows: Int[Tensor, "B L"]) -> Batch:
+        # Not indexing, here and in `store`: that asks for the device's driver, also of a fake tensor (tests).
+        length = rows.shape[1] - 1
+        trained, context = rows.narrow(1, 1, length), rows.select(1, 0)
+        obs = {key: self.ring.gather(f"obs/{key}", trained) for key in self.spec.observation}
+        obs = {k: x.to(torch.int32) if self.spec.observation[k].kind == "discrete" else x for k, x in obs.items()}
+        flags = {name: self.ring.gather(name, trained) for name in ("is_first", "is_last", "is_terminal")}
         # An episode that was abandoned (a crashed environment, a resume) shows only in the record that follows.
-        flags["is_last"][:, :-1] |= flags["is_first"][:, 1:]
-        begin = {name: self._gather(name, env, start[:, None])[:, 0] for name in self._latent}
-        stoch = begin["stoch"] if begin["stoch"].is_floating_point() else begin["stoch"].long()
+        next_is_first = flags["is_first"].narrow(1, 1, length - 1)
+        flags["is_last"].narrow(1, 0, length - 1).logical_or_(next_is_first)
+        start = {name: self.ring.gather(name, context) for name in self._latent}
+        stoch = start["stoch"] if start["stoch"].is_floating_point() else start["stoch"].long()
         return Batch(
             obs=obs,
-            action=self._gather("action", env, ids),
-            reward=self._gather("reward", env, trained),
-            start=State(begin["deter"], stoch),
+            action=self.ring.gather("action", rows),
+            reward=self.ring.gather("reward", trained),
+            start=State(start["deter"], stoch),
             **flags,
         )
 
-    def refresh(self, index: Index, latent: Mapping[str, np.ndarray | Tensor]) -> None:
-        """Store fresher latents of a sampled batch's T trained records (B T ...); evicted records are left alone."""
-        for name in self._latent:
-            value = latent[name]
-            if isinstance(value, Tensor):
-                value = value.detach().cpu()
-                # numpy has no bfloat16.
-                value = (value.float() if value.is_floating_point() else value).numpy()
-            expected = (len(index.env), self.batch_length, *self.ring.fields[name][0])
-            if value.shape != expected:
-                raise ValueError(f"{name} is {tuple(value.shape)} instead of {expected}")
-            oldest = self.sampler.oldest
-            for row, (env, start) in enumerate(zip(index.env.tolist(), index.start.tolist(), strict=True)):
-                gone = min(max(0, int(oldest[env]) - (start + 1)), self.batch_length)
-                self.ring.put(name, env, start + 1 + gone, value[row, gone:])
+    def store(self, rows: Int[Tensor, "B L"], latents: Mapping[str, Tensor]) -> None:
+        """Store fresher latents (B T ...) of the trained records in these rows (B T+1), where they may be written.
 
-    def _gather(self, name: str, env: np.ndarray, ids: np.ndarray, dtype: torch.dtype | None = None) -> Tensor:
-        shape, kind = self.ring.fields[name]
-        # numpy's memory, not torch's: it reuses freed pages, where torch.empty faults in new ones (1.6 ms against
-        # 13 ms for 16 x 64 images of 64 x 64 x 3). Page-locked memory is reused by torch itself.
-        out = torch.from_numpy(np.empty((*ids.shape, *shape), kind))
-        if self._pin_memory:
-            out = torch.empty(out.shape, dtype=out.dtype, pin_memory=True)
-        self.ring.gather(name, env, ids, out.numpy())
-        return out if dtype is None else out.to(dtype)
-
-    # On disk.
-
-    def save(self, directory: Path, files: Files = FILES) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Write the records that are not on disk yet as chunks; the rest is for the caller's checkpoint.
-
-        Returns:
-            Latents (views of the ring, not copies: `name.env` → rows), and a JSON tree with everything else:
-            the list of chunks and the state of the choice.
+        Captures well, where the records and the latents are on one device.
 
         Raises:
-            ResourceError: the disk is full (`DiskFullError`) or not writable; the next save tries again.
+            ValueError: a latent has another shape.
         """
-        fresh = [(env, max(begin, int(self._saved[env])), end) for env, begin, end in self.sampler.spans]
-        per_record = self.bytes_per_record - sum(
-            int(np.prod(shape)) * np.dtype(dtype).itemsize
-            for shape, dtype in (self.ring.fields[name] for name in self._latent)
-        )
-        for group in chunks.split(fresh, max(1, chunks.CHUNK_BYTES // per_record)):
-            self._chunks.append(chunks.write_chunk(directory, self.ring, self._stored, group, files))
-            for env, _, end in group:
-                self._saved[env] = end
-        oldest = self.sampler.oldest
-        self._chunks = [c for c in self._chunks if any(end > oldest[env] for env, _, end in c["spans"])]
-        self._join_small(directory, chunks.CHUNK_BYTES // per_record, files)
-        filled = np.minimum(self.sampler.next, self.plan.per_env).tolist()
-        latents = {
-            f"{name}.{env}": self.ring.arrays[name][env, :count]
-            for name in self._latent
-            for env, count in enumerate(filled)
-        }
-        return latents, {**self.sampler.state(), "chunks": list(self._chunks), "lost": self.lost}
+        length = rows.shape[1] - 1
+        for name, value in self._checked(latents, rows.shape[0], length).items():
+            self.ring.store(name, rows.narrow(1, 1, length), value)
 
-    def _join_small(self, directory: Path, most: int, files: Files) -> None:
-        """Write many small chunks again as a few large ones, so that the list of them stays short.
+    def _checked(self, latents: Mapping[str, Tensor], number: int, length: int) -> dict[str, Tensor]:
+        for name in self._latent:
+            expected = (number, length, *self.ring.fields[name][0])
+            if latents[name].shape != expected:
+                raise ValueError(f"{name} is {tuple(latents[name].shape)} instead of {expected}")
+        return {name: latents[name].detach() for name in self._latent}
 
-        From memory, where their records are. The old files stay until no checkpoint names them (`prune`), so a crash
-        at any moment leaves every checkpoint as it was.
-        """
-        small = [entry for entry in self._chunks if entry["size"] < max(SMALL_CHUNK, SMALL_SPAN * len(entry["spans"]))]
-        if len(small) <= MOST_SMALL:
-            return
-        oldest = self.sampler.oldest
-        spans = [(env, max(begin, int(oldest[env])), end) for entry in small for env, begin, end in entry["spans"]]
-        joined: list[dict[str, Any]] = []
-        try:
-            for group in chunks.split(_merge(spans), max(1, most)):
-                joined.append(chunks.write_chunk(directory, self.ring, self._stored, group, files))
-        except DiskFullError:  # the small ones are as good; there may be room at the next save
-            for entry in joined:
-                files.remove(directory / entry["name"])
-            return
-        gone = {entry["name"] for entry in small}
-        self._chunks = [entry for entry in self._chunks if entry["name"] not in gone] + joined
+    def _require_items(self) -> None:
+        if not len(self):
+            raise ValueError("the replay holds no sequence yet")
+
+    # On disk, see `Archive`.
+
+    def save(self, directory: Path, files: Files = FILES) -> tuple[dict[str, np.ndarray | Tensor], dict[str, Any]]:
+        """Write what is not on disk yet; the rest, latents and a JSON tree, is for the caller's checkpoint."""
+        self.drain()
+        return self._archive.save(directory, files)
 
     def load(
         self, directory: Path, latents: Mapping[str, Tensor], tree: Mapping[str, Any], max_lost: float = 0.1
     ) -> list[str]:
-        """Restore what `save` wrote, exactly; with another capacity, the newest records that fit. Writes nothing.
-
-        A chunk that is damaged or missing is left out: no sequence spans the gap.
-
-        Args:
-            directory: where the chunks lie.
-            latents, tree: as `save` returned them.
-            max_lost: the largest share of records that may be lost.
-
-        Returns:
-            One warning per chunk that was left out; `lost` counts the records.
-
-        Raises:
-            StateError: too much is lost, or this was another replay.
-        """
-        self._check(tree, latents)
-        per_env = min(self.plan.per_env, tree["per_env"])
-        following = np.array(tree["next"], np.int64)
-        oldest = np.maximum(following - per_env, 0)
-        found, kept, warnings, lost = [], [], [], 0
-        for entry in tree["chunks"]:
-            wanted = [(env, max(begin, int(oldest[env])), end) for env, begin, end in entry["spans"]]
-            try:
-                arrays = chunks.read_chunk(directory, entry, self.ring, self._stored)
-            except StateError as error:
-                gone = sum(max(0, end - begin) for _, begin, end in wanted)
-                lost += gone
-                warnings.append(f"{error.what} {gone} records of the replay are lost.")
-                continue
-            kept.append(entry)
-            at = 0
-            for (env, begin, end), (_, first, _) in zip(wanted, entry["spans"], strict=True):
-                for name in self._stored if begin < end else ():
-                    self.ring.put(name, env, begin, arrays[name][at + begin - first : at + end - first])
-                at += end - first
-                found.append((env, begin, end))
-        total = lost + sum(max(0, end - begin) for _, begin, end in found)
-        if lost > max_lost * total:
-            raise StateError(
-                f"{lost} of {total} records of the replay in {directory} are lost: {warnings[0]}",
-                hint="Restore the files from a backup, or start a new run from these weights with --init-from.",
-            )
-        self._load_latents(latents, tree["per_env"], found)
-        self.sampler.load(dict(tree), _merge(found))
-        self._chunks, self._saved, self.lost = kept, following, tree["lost"] + lost
-        return warnings
+        """Restore what `save` wrote; returns a warning for each chunk that had to be left out."""
+        self.drain()
+        return self._archive.load(directory, latents, tree, max_lost)
 
     def prune(self, directory: Path, trees: Iterable[Mapping[str, Any]], files: Files = FILES) -> list[str]:
-        """Delete chunks that neither these checkpoints (their trees) nor this replay name, and unfinished ones.
-
-        Only for the holder of the run's lock: after a load (a future that was given up), and after a save.
-        """
-        named = {entry["name"] for tree in [*trees, {"chunks": self._chunks}] for entry in tree["chunks"]}
-        clean_temporaries(directory, files)
-        return chunks.delete_unnamed(directory, named, files)
-
-    def _check(self, tree: Mapping[str, Any], latents: Mapping[str, Tensor]) -> None:
-        """See that a saved replay has this one's form."""
-        if len(tree["next"]) != self.sampler.num_envs:
-            raise StateError(
-                f"the saved replay has {len(tree['next'])} environments instead of {self.sampler.num_envs}.",
-                hint=f"Continue with --num-envs {len(tree['next'])}.",
-            )
-        for entry in tree["chunks"]:
-            chunks.check_entry(entry)
-        for name in self._latent:
-            shape, dtype = self.ring.fields[name]
-            for env, number in enumerate(tree["next"]):
-                saved = latents.get(f"{name}.{env}")
-                rows = min(number, tree["per_env"])
-                if saved is None or saved.shape != (rows, *shape) or saved.numpy().dtype != dtype:
-                    raise StateError(f"the saved replay does not hold what this model stores as {name}.")
-
-    def _load_latents(self, latents: Mapping[str, Tensor], per_env: int, spans: list[chunks.Span]) -> None:
-        for env, begin, end in spans:
-            for at in range(begin, end, 4096):
-                ids = np.arange(at, min(at + 4096, end))
-                for name in self._latent:
-                    self.ring.put(name, env, at, latents[f"{name}.{env}"].numpy()[ids % per_env])
-
-
-def _merge(spans: list[chunks.Span]) -> list[chunks.Span]:
-    """Stretches in order, those that touch joined; empty ones left out."""
-    merged: list[chunks.Span] = []
-    for env, begin, end in sorted(span for span in spans if span[1] < span[2]):
-        if merged and merged[-1][0] == env and merged[-1][2] >= begin:
-            merged[-1] = (env, merged[-1][1], end)
-        else:
-            merged.append((env, begin, end))
-    return merged
+        """Delete chunks that neither these checkpoints (their trees) nor this replay name, and unfinished ones."""
+        return self._archive.prune(directory, trees, files)

@@ -11,7 +11,7 @@ import torch
 from dreamer_cli.checkpoint import Checkpoints
 from dreamer_cli.errors import ResourceError, StateError
 from dreamer_cli.files import DiskFullError, Files
-from dreamer_cli.replay import chunks, storage
+from dreamer_cli.replay import archive, chunks
 from dreamer_cli.replay.storage import Replay
 from tests.crash import Recorder, rebuild, spoilable
 from tests.replay.toy import fill, latent_of, make_replay
@@ -26,7 +26,7 @@ def small_chunks(monkeypatch):
 def save(replay: Replay, directory) -> tuple[dict[str, torch.Tensor], dict]:
     """What a checkpoint would hold: copies, through JSON."""
     latents, tree = replay.save(directory)
-    return {name: torch.from_numpy(value.copy()) for name, value in latents.items()}, json.loads(json.dumps(tree))
+    return {name: torch.as_tensor(value).clone() for name, value in latents.items()}, json.loads(json.dumps(tree))
 
 
 def assert_same_future(one: Replay, two: Replay, rounds: int = 12) -> None:
@@ -100,7 +100,7 @@ def test_chunks_are_written_once_and_bounded(tmp_path):
 
 
 def test_many_small_chunks_are_joined_and_nothing_else_changes(tmp_path, monkeypatch):
-    monkeypatch.setattr(storage, "MOST_SMALL", 3)
+    monkeypatch.setattr(archive, "MOST_SMALL", 3)
     replay = make_replay(per_env=30)
     saves = []
     for _ in range(25):
@@ -117,7 +117,7 @@ def test_many_small_chunks_are_joined_and_nothing_else_changes(tmp_path, monkeyp
 
 
 def test_a_disk_too_full_for_joining_still_saves(tmp_path, monkeypatch):
-    monkeypatch.setattr(storage, "MOST_SMALL", 2)
+    monkeypatch.setattr(archive, "MOST_SMALL", 2)
     replay = make_replay(per_env=30)
     for _ in range(2):
         fill(replay, 6)
@@ -273,7 +273,7 @@ def test_a_full_disk_loses_nothing(tmp_path):
 @pytest.mark.parametrize("most_small", [64, 1])
 def test_a_crash_at_any_moment_leaves_a_checkpoint_whose_replay_is_whole(tmp_path, monkeypatch, most_small):
     """Chunks are safe before a checkpoint names them, and stay until no checkpoint does; joining them, too."""
-    monkeypatch.setattr(storage, "MOST_SMALL", most_small)
+    monkeypatch.setattr(archive, "MOST_SMALL", most_small)
     root, before, disk = tmp_path / "run", tmp_path / "before", tmp_path / "disk"
     root.mkdir()
 

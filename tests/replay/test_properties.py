@@ -30,11 +30,15 @@ class ReplayMachine(RuleBasedStateMachine):
         shutil.rmtree(self.directory)
 
     @initialize(
-        num_envs=st.integers(1, 3), per_env=st.integers(TIME + 1, 12), online=st.booleans(), batch=st.integers(1, 5)
+        num_envs=st.integers(1, 3),
+        per_env=st.integers(TIME + 1, 12),
+        online=st.booleans(),
+        batch=st.integers(1, 5),
+        storage=st.sampled_from(["host", "device"]),
     )
-    def begin(self, num_envs: int, per_env: int, online: bool, batch: int) -> None:
+    def begin(self, num_envs: int, per_env: int, online: bool, batch: int, storage: str) -> None:
         self.settings = {"num_envs": num_envs, "per_env": per_env, "online": online, "batch": batch, "time": TIME}
-        self.replay = make_replay(**self.settings)
+        self.replay = make_replay(**self.settings, storage=storage)
         self.added = [0] * num_envs
         self.version: dict[tuple[int, int], int] = {}  # how often a record's latent was refreshed
         self.sampled: list[Index] = []
@@ -71,17 +75,17 @@ class ReplayMachine(RuleBasedStateMachine):
     @rule()
     def save(self) -> None:
         latents, tree = self.replay.save(self.directory)
-        copies = {name: value.copy() for name, value in latents.items()}
+        copies = {name: torch.as_tensor(value).clone() for name, value in latents.items()}
         self.saved = (copies, tree, list(self.added), dict(self.version))
 
     @precondition(lambda self: self.saved)
-    @rule(prune=st.booleans(), draws=st.integers(0, 3))
-    def crash(self, prune: bool, draws: int) -> None:
+    @rule(prune=st.booleans(), draws=st.integers(0, 3), storage=st.sampled_from(["host", "device"]))
+    def crash(self, prune: bool, draws: int, storage: str) -> None:
         """Everything since the last save is gone; what was saved is there, and the choice goes on from there."""
         latents, tree, self.added, version = self.saved
         self.version = dict(version)
-        tensors = {name: torch.from_numpy(value.copy()) for name, value in latents.items()}
-        revived, twin = make_replay(**self.settings, seed=5), make_replay(**self.settings, seed=6)
+        tensors = {name: value.clone() for name, value in latents.items()}
+        revived, twin = make_replay(**self.settings, seed=5, storage=storage), make_replay(**self.settings, seed=6)
         for replay in (revived, twin):
             assert replay.load(self.directory, tensors, tree) == []
         if prune:

@@ -55,6 +55,28 @@ def test_evicted_items_are_passed_over_in_the_middle_of_the_queue():
     assert list(zip(env.tolist(), start.tolist(), strict=True)) == [(0, 1), (1, 11), (1, 16)]
 
 
+@pytest.mark.parametrize("added", [0, 3, 40])
+def test_a_choice_counts_once_it_is_committed(added):
+    """Whatever was added since: it may have been evicted, or more be waiting."""
+    one, two = (make_sampler(per_env=30) for _ in range(2))
+    for sampler in (one, two):
+        for _ in range(12):
+            sampler.add(np.array([0]))
+    before = one.state()
+    choice = one.choose(4)
+    one.choose(9)
+    assert one.state() == before
+    env, start = two.draw(4)
+    assert choice.fresh == [(0, 1), (0, 6)]
+    np.testing.assert_array_equal((choice.env, choice.start), (env, start))
+    for sampler in (one, two):
+        for _ in range(added):
+            sampler.add(np.array([0]))
+    one.commit(choice)
+    assert one.state() == two.state()
+    np.testing.assert_array_equal(one.draw(9), two.draw(9))
+
+
 def test_a_fresh_item_does_not_span_a_gap():
     """The newest records, up to id 13, were lost: the first whole item of three after them begins at 14."""
     sampler = make_sampler(per_env=30, length=3)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dreamer_cli.errors import ConfigError
-from dreamer_cli.replay.ring import free_memory
+from dreamer_cli.replay.ring import fits_on_device, free_memory, plan
 from dreamer_cli.replay.storage import Replay, ReplayConfig
 from dreamer_cli.spaces import ActionPart, EnvSpec, ObsSpec
 from dreamer_cli.structs import Records
@@ -150,6 +150,46 @@ def test_config_fills_in_what_is_open():
     assert 0.1 * free < 4 * max_bytes < 10 * free
     with pytest.raises(ValueError, match="batch_size"):
         ReplayConfig(batch_size=0)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "device", "free_records", "placed"),
+    [
+        ("auto", "cpu", 1000, "host"),
+        ("auto", "cuda", 200, "device"),  # half of what is free is enough for all
+        ("auto", "cuda", 199, "host"),
+        ("host", "cuda", 1000, "host"),
+        ("device", "cuda", 10, "device"),
+        ("device", "cpu", 10, "device"),
+    ],
+)
+def test_records_are_kept_on_a_gpu_where_they_fit(monkeypatch, wanted, device, free_records, placed):
+    sizes = plan(SPEC, 2, LATENT, 100, None, 4)
+    free = free_records * sizes.bytes_per_record
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda where: (free, 10 * free))
+    assert fits_on_device(sizes, free) == (free_records >= 200)
+    assert fits_on_device(sizes, free, share=1.0) == (free_records >= 100)
+    assert ReplayConfig(storage=wanted).place(sizes, torch.device(device)) == placed
+
+
+def test_a_batch_that_is_held_stays_as_it_is():
+    """The memory of a batch is used again, once nothing is left of it."""
+    spec = EnvSpec({"image": ObsSpec("image", (3, 64, 64))}, SPEC.action)
+    replay = Replay(spec, 1, LATENT, capacity=30, batch_size=3, batch_length=4)
+    for count in range(30):
+        records, action = records_of(np.array([0]), np.array([count]))
+        image = np.full((1, 3, 64, 64), count, np.uint8)
+        replay.add(np.array([0]), records._replace(obs={"image": image}), action, latent_of(np.array([0]), count, 0))
+    (first, index), (second, where) = replay.sample(), replay.sample()
+    view, address = first.obs["image"][1:].numpy(), first.obs["image"].data_ptr()
+    assert second.obs["image"].data_ptr() != address
+    del first
+    third, _ = replay.sample()
+    assert address not in (third.obs["image"].data_ptr(), second.obs["image"].data_ptr())
+    np.testing.assert_array_equal(view[:, 0, 0, 0, 0], index.start[1:] + 1)
+    np.testing.assert_array_equal(second.obs["image"][:, 0, 0, 0, 0], where.start + 1)
+    del view
+    assert replay.sample()[0].obs["image"].data_ptr() == address
 
 
 def test_misuse_is_refused():
