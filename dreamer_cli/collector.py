@@ -1,12 +1,15 @@
 """Policy ↔ environments → replay: one record of each environment a round, and the counting.
 
 ```
-now ──▶ policy ──▶ replay.add(now, action, latent) ──▶ envs.step(action) ──▶ next now
-                                                            │ is_last
-                                                            ▼
-                              replay.add(last, no action, no latent) ··▶ reset, as the next round begins
+begin    now ──▶ policy ──▶ envs.send(action), replay.add(now, action, latent)
+         ┊                       environments step; whoever calls may do something else
+finish   envs.receive() ──▶ next now
+              │ is_last
+              ▼
+         replay.add(last, no action, no latent) ··▶ reset, as the next round begins
 ```
-An episode of n decisions gives n + 1 records: its reset, and what followed each decision.
+An episode of n decisions gives n + 1 records: its reset, and what followed each decision. Those that were acted on are
+stored as the round begins, so what is learnt in the middle of it lacks nothing but the ends of episodes that it brings.
 """
 
 import time
@@ -57,6 +60,14 @@ class Ended(NamedTuple):
     seconds: float
 
 
+class _Round(NamedTuple):
+    """What a round that has begun will need in the end: actions N A, latents N ..., and the next carry."""
+
+    action: np.ndarray
+    latent: Mapping[str, np.ndarray]
+    carry: Any
+
+
 class Collector:
     """Plays in all environments at once and stores every record.
 
@@ -64,8 +75,8 @@ class Collector:
         env_steps: environment steps taken, as papers count them: decisions times action repeat.
         records: records stored, those of resets and of last observations included.
         episodes: episodes ended.
-        now: the records of the last round, with the last ones of episodes; None before the first round and after a
-            failed one.
+        now: the records of the last round, with the last ones of episodes; None before the first round, in the middle
+            of one, and after a failed one.
     """
 
     def __init__(self, envs: VectorEnv, replay: Memory) -> None:
@@ -73,22 +84,43 @@ class Collector:
         self.env_steps = self.records = self.episodes = 0
         self.now: Records | None = None
         self._carry: Any = None
+        self._under_way: _Round | None = None
         self._returns = np.zeros(envs.num_envs)
         self._decisions = np.zeros(envs.num_envs, np.int64)
         self._everyone = np.arange(envs.num_envs)
         self._began = time.monotonic()
 
     def step(self, driver: Driver) -> list[Ended]:
-        """One round: every environment takes one decision. Returns the episodes that ended in it.
+        """One round: every environment takes one decision. Returns the episodes that ended in it; see `finish`."""
+        self.begin(driver)
+        return self.finish()
 
-        Raises:
-            EnvError: see `VectorEnv.step`; what was decided is stored, the next round begins with resets.
-        """
-        now, self.now = self._begin(self.now), None
+    @property
+    def asked(self) -> int:
+        """Environment steps taken, and those of a round that is under way."""
+        return self.env_steps + (self.envs.num_envs * self.envs.spec.repeat if self._under_way else 0)
+
+    def begin(self, driver: Driver) -> None:
+        """Decide, and send the environments on their way; `finish` must follow."""
+        if self._under_way:
+            raise RuntimeError("the round before is not finished")
+        now, self.now = self._reset_ended(self.now), None
         carry = driver.initial(self.envs.num_envs) if self._carry is None else self._carry
         action, latent, carry = driver(now, carry)
+        self.envs.send(action)  # first: workers step while their records are stored
         self._add(self._everyone, now, action, latent)
-        after = self.envs.step(action)
+        self._under_way = _Round(action, latent, carry)
+
+    def finish(self) -> list[Ended]:
+        """Take in what followed. Returns the episodes that ended.
+
+        Raises:
+            EnvError: see `VectorEnv.receive`; what was decided is stored, the next round begins with resets.
+        """
+        if self._under_way is None:
+            raise RuntimeError("no round has begun")
+        (action, latent, carry), self._under_way = self._under_way, None
+        after = self.envs.receive()
         self.env_steps += self.envs.num_envs * self.envs.spec.repeat
         self._returns += after.reward
         self._decisions += 1
@@ -104,6 +136,8 @@ class Collector:
 
     def state_dict(self) -> dict[str, Any]:
         """Counters, as JSON. Episodes that are under way are not saved: after a resume new ones begin."""
+        if self._under_way:
+            raise RuntimeError("half a round cannot be saved")
         return {
             "env_steps": self.env_steps,
             "records": self.records,
@@ -126,7 +160,7 @@ class Collector:
         self.envs.episodes[:] = state["begun"]
         self.now = self._carry = None
 
-    def _begin(self, now: Records | None) -> Records:
+    def _reset_ended(self, now: Records | None) -> Records:
         """Reset what has ended, or everything where nothing is known to go on.
 
         Not at the end of a round: a reset may be interrupted, and nobody would hear of the episodes that ended.

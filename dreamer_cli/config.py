@@ -70,6 +70,8 @@ class RunConfig:
         prefill: environment steps with random actions before the first update.
         min_records: records that must exist before the first update; a batch's own B·T if that is less.
         train_ratio: replayed records per collected record; 0 collects without learning.
+        overlap: learn while environments step, not afterwards. Updates are as many, but see the end of an episode one
+            round later. null: on a GPU yes, else no; config.yaml says which it was, and the run keeps to it.
         save_every: environment steps, or a duration such as `10m`; 0: only at the end.
         keep: checkpoints to keep, beside the best.
         eval_every: environment steps between evaluations; 0: never.
@@ -80,9 +82,12 @@ class RunConfig:
         log_every: environment steps between records in metrics.jsonl.
         device: auto, cpu, cuda, cuda:1 or mps; auto takes a GPU if there is one.
         precision: of the networks; auto takes bf16 on GPUs that have it, else fp32.
-        compile: compile the steps of the RSSM; null does not. The first update takes a minute longer.
+        compile: compile the arithmetic between matrix products; null: on a GPU yes, else no: on a CPU it takes a
+            minute and gains little.
+        cuda_graph: launch updates and decisions on a GPU as one recorded whole.
         deterministic: deterministic kernels, so that the same GPU gives the same numbers; slower.
         threads: of torch on the CPU; null leaves its choice.
+        profile_every: updates between those whose time is taken apart, as profile/SECTION in metrics.jsonl; 0: never.
         log: more places for metrics: tensorboard, wandb.
     """
 
@@ -92,6 +97,7 @@ class RunConfig:
     prefill: Count = 0
     min_records: AtLeastOne = 1024
     train_ratio: Weight = 32.0
+    overlap: bool | None = None
     save_every: Annotated[int | str, AfterValidator(_cadence)] = "10m"
     keep: AtLeastOne = 3
     eval_every: Count = 0
@@ -103,8 +109,10 @@ class RunConfig:
     device: Annotated[str, AfterValidator(_device)] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: bool | None = None
+    cuda_graph: bool = True
     deterministic: bool = False
     threads: AtLeastOne | None = None
+    profile_every: Count = 0
     log: tuple[Literal["tensorboard", "wandb"], ...] = ()
 
 

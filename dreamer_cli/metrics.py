@@ -85,7 +85,7 @@ SECTIONS: dict[str, dict[str, Metric]] = {
     },
     "Where the time goes, in seconds since the last record": {
         "wall_seconds": _clock("s", "all of it"),
-        "env_seconds": _clock("s", "stepping and resetting environments"),
+        "env_seconds": _clock("s", "stepping and resetting environments, or waiting for them (run.overlap)"),
         "policy_seconds": _clock("s", "choosing actions"),
         "replay_seconds": _clock("s", "storing and sampling records"),
         "update_seconds": _clock("s", "learning"),
@@ -101,10 +101,13 @@ SECTIONS: dict[str, dict[str, Metric]] = {
     },
 }
 
-# Names that depend on the environment: the part in capitals is an observation key or an action's entry.
+# Names with a part that depends, in capitals: an observation key, an action's entry, a section of the update.
 FAMILIES: dict[str, Metric] = {
     "loss/KEY": Metric("nats", "negative log-likelihood (or squared error) of the observation KEY"),
     "entropy/actor/ENTRY": Metric("nats", "entropy of the policy over one entry of the action"),
+    "profile/SECTION": _clock(
+        "s", "this section of one update (encoder, observe, ...), mean over those that run.profile_every chose"
+    ),
 }
 
 METRICS: dict[str, Metric] = {name: metric for section in SECTIONS.values() for name, metric in section.items()}

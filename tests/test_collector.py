@@ -187,3 +187,31 @@ class Quiet:
 
     def add(self, env_ids, records, action, latent):
         self.count += len(env_ids)
+
+
+def test_in_the_middle_of_a_round_only_ends_of_episodes_are_missing():
+    with VectorEnv(toy_config("Timeline", length=2), 2, 0, "sync") as envs:
+        collector = Collector(envs, replay := Recorder(2))
+        collector.step(Cycling())
+        collector.begin(Cycling())
+        assert [record["t"] for record in replay.streams[0]] == [0, 1]  # the second was acted on just now
+        assert (collector.env_steps, collector.asked, collector.now) == (2, 4, None)
+        with pytest.raises(RuntimeError, match="half a round"):
+            collector.state_dict()
+        with pytest.raises(RuntimeError, match="not finished"):
+            collector.begin(Cycling())
+        assert [ended.length for ended in collector.finish()] == [2, 2]
+        assert [record["t"] for record in replay.streams[0]] == [0, 1, 2]
+        assert collector.env_steps == collector.asked == 4
+        with pytest.raises(RuntimeError, match="no round"):
+            collector.finish()
+
+
+def test_a_round_that_fails_in_the_end_is_given_up():
+    with VectorEnv(toy_config("Faulty", fault="nan", at=1), 2, 0, "sync") as envs:
+        collector = Collector(envs, Quiet())
+        collector.begin(Cycling())
+        with pytest.raises(EnvError):
+            collector.finish()
+    assert collector.state_dict() == {"env_steps": 0, "records": 2, "episodes": 0, "begun": [1, 1]}
+    assert collector.asked == 0

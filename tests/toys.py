@@ -226,10 +226,14 @@ class Chatty(Toy):
 
 
 class Slow(Toy):
-    """Takes 3 ms a step, which pays for a process of its own."""
+    """Takes 3 ms a step, or what it is told to, which pays for a process of its own."""
+
+    def __init__(self, length: int = 5, seconds: float = 0.003) -> None:
+        super().__init__(length)
+        self.seconds = seconds
 
     def reward(self, action: Any) -> float:
-        time.sleep(0.003)
+        time.sleep(self.seconds)
         return 1.0
 
 
@@ -239,7 +243,8 @@ def train_until_killed(writer: Any) -> None:
     workers = Workers(cfg, None, 1, make_env(cfg).spec_dreamer)
     workers.reset(np.array([0]), [0], lambda: None)
     writer.send(workers.processes[0].pid)
-    workers.step(lambda: None)
+    workers.send()
+    workers.receive(lambda: None)
 
 
 def made_by_a_function(length: int = 4) -> gymnasium.Env:

@@ -1,7 +1,8 @@
 """Config → agent, replay, learner, environments. All parts meet only here."""
 
 import os
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from dreamer_cli.config import Config, load_config
 from dreamer_cli.errors import ResourceError, StateError
 from dreamer_cli.findrun import find_checkpoint
 from dreamer_cli.learner import Learner
+from dreamer_cli.memory import keep_freed_memory
 from dreamer_cli.replay.ring import Plan, plan
 from dreamer_cli.replay.storage import Replay
 from dreamer_cli.report import Reporter
@@ -56,7 +58,8 @@ def runs_in_bf16(precision: str, device: torch.device) -> bool:
 
 
 def prepare_torch(cfg: Config) -> None:
-    """Settings of the process, which is ours: threads, determinism, and matrix products on GPUs."""
+    """Settings of the process, which is ours: memory, threads, determinism, and matrix products on GPUs."""
+    keep_freed_memory()
     if cfg.run.threads:
         torch.set_num_threads(cfg.run.threads)
     if cfg.run.deterministic:
@@ -72,13 +75,16 @@ def build_agent(cfg: Config, spec: EnvSpec, device: torch.device | str) -> Agent
         return Agent(cfg.world, cfg.behaviour, spec).to(device)
 
 
-def build_learner(cfg: Config, agent: Agent) -> Learner:
-    """What trains the agent."""
+def build_learner(cfg: Config, agent: Agent, warn: Callable[[str], None] = warnings.warn) -> Learner:
+    """What trains the agent. Left open, compiling and recording are for GPUs: there they take seconds and pay soon."""
     agent.check_loss_names(cfg.loss_scales)
     device = next(agent.parameters()).device
     bf16 = runs_in_bf16(cfg.run.precision, device)
     seed = derive_seed(cfg.run.seed, "updates")
-    return Learner(agent, cfg.optim, cfg.loss_scales, bf16, seed, compile=bool(cfg.run.compile))
+    on_gpu = device.type == "cuda"
+    compile = on_gpu if cfg.run.compile is None else cfg.run.compile
+    capture = on_gpu and cfg.run.cuda_graph
+    return Learner(agent, cfg.optim, cfg.loss_scales, bf16, seed, compile=compile, capture=capture, warn=warn)
 
 
 def replay_limits(cfg: Config, spec: EnvSpec) -> tuple[int, int]:
@@ -97,6 +103,8 @@ def replay_plan(cfg: Config, agent: Agent) -> Plan:
 def build_replay(cfg: Config, agent: Agent) -> Replay:
     """An empty replay."""
     capacity, max_bytes = replay_limits(cfg, agent.spec)
+    device = next(agent.parameters()).device
+    sizes = plan(agent.spec, cfg.run.num_envs, latent_fields(agent), capacity, max_bytes, cfg.replay.batch_length)
     return Replay(
         agent.spec,
         cfg.run.num_envs,
@@ -107,7 +115,9 @@ def build_replay(cfg: Config, agent: Agent) -> Replay:
         batch_length=cfg.replay.batch_length,
         online=cfg.replay.online,
         seed=derive_seed(cfg.run.seed, "replay"),
-        pin_memory=next(agent.parameters()).device.type == "cuda",
+        storage=cfg.replay.place(sizes, device),
+        device=device,
+        pin_memory=device.type == "cuda",
     )
 
 

@@ -57,9 +57,10 @@ OPTIONS = {
 }
 
 # What may change when a run goes on: how far, where it runs, and what is watched how often. None touches learning.
+# Not `run.overlap`, whichever device it goes on with: what an update sees would change in the middle of a run.
 MAY_CHANGE = {
-    "run.steps", "run.device", "run.log", "run.log_every", "run.save_every", "run.keep", "run.eval_every",
-    "run.eval_episodes", "run.stop_return", "run.dream_every", "env.timeout_s",
+    "run.steps", "run.device", "run.log", "run.log_every", "run.profile_every", "run.save_every", "run.keep",
+    "run.eval_every", "run.eval_episodes", "run.stop_return", "run.dream_every", "env.timeout_s",
 }  # fmt: skip
 LONG_RUN_S = 24 * 3600
 
@@ -93,6 +94,7 @@ class Start:
         self.continued = path is not None and RunDir(path).holds_run()
         self.device: torch.device = choose_device(self.cfg.run.device)
         self.left_out = dict(spec.left_out)
+        self.cfg = settled(cfg, self.device, self.continued)
         prepare_torch(self.cfg)
 
     @cached_property
@@ -220,6 +222,14 @@ def open_run(request: TrainRequest, reporter: Reporter) -> Start:
     for key, why in start.left_out.items():
         reporter.warn(f"the observation {key!r} is left out: {why}")
     return start
+
+
+def settled(cfg: Config, device: torch.device, continued: bool) -> Config:
+    """The same settings, with `run.overlap` as yes or no, by the device that the run begins on."""
+    if cfg.run.overlap is not None:
+        return cfg
+    # A run that says nothing was begun before there was a choice: in strict order.
+    return replace(cfg, run=replace(cfg.run, overlap=device.type == "cuda" and not continued))
 
 
 def _from_anywhere(cfg: Config) -> Config:

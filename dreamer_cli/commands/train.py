@@ -1,4 +1,12 @@
-"""Train an agent: collect, learn, evaluate, save. The story of a run; the steps are in `training.py`."""
+"""Train an agent: collect, learn, evaluate, save. The story of a run; the steps are in `training.py`.
+
+```
+strict    decide · environments step · receive · learn      decide · environments step · receive · learn
+overlap   decide · learn                       · receive    decide · learn                       · receive
+                   environments step meanwhile                       environments step meanwhile
+```
+Between two decisions lie the same updates either way. What differs is what an update can see: see `one_round`.
+"""
 
 import contextlib
 import shlex
@@ -51,12 +59,7 @@ def loop(start: Start, reporter: Reporter, stop: StopSignal) -> Result:
         # A stop while environments or an evaluation keep us waiting; what was collected until then is whole.
         with contextlib.suppress(Preempted, Interrupted):
             while not run.done and not stop.requested:
-                run.collect()
-                for owed in range(run.updates_due(), 0, -1):
-                    if stop.requested:
-                        run.ratio.give_back(owed)
-                        break
-                    run.update()
+                one_round(run)
                 if run.due("eval"):
                     run.evaluate()
                 if run.due("dream"):
@@ -73,6 +76,21 @@ def loop(start: Start, reporter: Reporter, stop: StopSignal) -> Result:
             error,
             command=f"dreamer train --run-dir {shlex.quote(str(start.run.path))}" if error else "",
         )
+
+
+def one_round(run: Training) -> None:
+    """A decision in every environment, and the updates that are due: after what follows from it, or meanwhile.
+
+    Meanwhile, the answers that are under way are not known yet. A record is stored once it was acted on, so only those
+    are missing that end an episode in this very round; an update can sample them from the next round on, and what is
+    due for them is due then, too.
+    """
+    run.decide()
+    if run.overlap:
+        run.learn()
+    run.receive()
+    if not run.overlap or run.done:  # nothing is owed at the end of a run
+        run.learn()
 
 
 def stopped(path: Path, stop: StopSignal) -> DreamerError:

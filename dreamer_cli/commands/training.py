@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 
 from dreamer_cli.acting import AgentDriver, PrefillDriver, RandomDriver, Timed
-from dreamer_cli.clock import Every, Ratio
+from dreamer_cli.clock import Every
 from dreamer_cli.collector import Collector
 from dreamer_cli.commands.assemble import build_learner, build_replay, derive_seed, require_same_spaces
 from dreamer_cli.commands.evaluate import Scores
 from dreamer_cli.commands.keeping import Keeper
+from dreamer_cli.commands.learning import Learning
 from dreamer_cli.commands.start import Start
 from dreamer_cli.commands.watching import film_replayed, play_evaluation
 from dreamer_cli.envs.vector import VectorEnv
@@ -47,16 +48,14 @@ class Training:
         self.keeper = Keeper(
             self.run, self.cfg.run.keep, seed, self.learner, self.replay, self.driver, chance, reporter
         )
-        self.batch_records = self.cfg.replay.batch_size * self.cfg.replay.batch_length
-        self.ratio = Ratio(self.cfg.run.train_ratio, self.batch_records)
-        self.updates = 0
-        self.learnt_updates = 0  # of this process, for the speed
+        self.learning = Learning(self.cfg, self.learner, self.replay, self.watch)
         self.evaluated: dict[str, Any] | None = None
         self.unwritten: dict[str, Any] = {}  # what the next record says besides
         self._logged = (0, 0)  # env steps and updates at the last record
         self._saved: Any = None
         check_sinks(self.cfg.run.log)
         with contextlib.ExitStack() as stack:
+            stack.enter_context(contextlib.closing(self.learning))
             self.envs = stack.enter_context(
                 VectorEnv(self.cfg.env, self.cfg.run.num_envs, derive_seed(seed, "train"), vec=self.cfg.env.vec)
             )
@@ -75,8 +74,7 @@ class Training:
         """Go on from the newest checkpoint, if there is one; returns the means that were under way."""
         state = self.keeper.load()
         if state is not None:
-            self.updates = state["updates"]
-            self.ratio.load(state["ratio"])
+            self.learning.load(state)
             self.collector.load_state_dict(state["collector"])
             self.evaluated = state["evaluated"]
             self._logged = tuple(state["logged"])
@@ -127,6 +125,16 @@ class Training:
         """Environment steps so far, action repeat included."""
         return self.collector.env_steps
 
+    @property
+    def overlap(self) -> bool:
+        """Whether updates run while the environments step."""
+        return bool(self.cfg.run.overlap)
+
+    @property
+    def updates(self) -> int:
+        """Optimiser steps so far."""
+        return self.learning.updates
+
     def due(self, name: str) -> bool:
         """Whether it is time to log, evaluate, film or save."""
         return self.cadence[name].due(self.env_steps)
@@ -146,36 +154,29 @@ class Training:
     def _owes_evaluation(self) -> bool:
         return self.cfg.run.eval_every > 0 and (self.evaluated or {}).get("checkpoint_step") != self.env_steps
 
-    def collect(self) -> None:
-        """One decision in every environment."""
+    def decide(self) -> None:
+        """One decision in every environment, which then steps; `receive` must follow."""
         driver = self.prefill if self.env_steps < self.cfg.run.prefill else self.driver
         with self.watch("env"):
-            ended = self.collector.step(Timed(driver, self.watch))
+            self.collector.begin(Timed(driver, self.watch))
+
+    def receive(self) -> None:
+        """Take in what the environments answer."""
+        with self.watch("env"):
+            ended = self.collector.finish()
         for e in ended:
             self.returns.append(e.ret)
             self.log.episode(Episode(e.step, self.updates, e.env, e.episode, e.ret, e.length, e.seconds))
             self.display.episode(e.step, e.ret, e.length)
         self.display.update(self.env_steps, self.updates, self.collector.episodes)
 
-    def updates_due(self) -> int:
-        """Updates owed for what was collected; none before there is enough to learn from."""
-        waiting = self.collector.records < min(self.batch_records, self.cfg.run.min_records) or not len(self.replay)
-        if waiting or self.env_steps < self.cfg.run.prefill:
-            return 0
-        return self.ratio(self.collector.records)
-
-    def update(self) -> None:
-        """Learn from one batch, and store the fresher latents of its records."""
-        with self.watch("replay"):
-            batch, index = self.replay.sample()
-            batch = batch.to(self.learner.device)
-        with self.watch("update"):
-            latents, metrics = self.learner.update(batch)
-        with self.watch("replay"):
-            self.replay.refresh(index, latents)
-        self.updates += 1
-        self.learnt_updates += 1
-        self.log.add(metrics)
+    def learn(self) -> None:
+        """The updates that are due for what was collected; after a request to stop they stay due."""
+        for owed in range(self.learning.due(self.collector.records, self.collector.asked), 0, -1):
+            if self.stop.requested:
+                self.learning.give_back(owed)
+                break
+            self.log.add(self.learning.update())
 
     def write_metrics(self) -> None:
         """Write one record: means since the last one, speed, where the time went, and the latest evaluation.
@@ -197,7 +198,7 @@ class Training:
             "replay/records": self.replay.records,
             "replay/capacity": self.replay.capacity,
             "replay/bytes": self.replay.records * self.replay.bytes_per_record,
-            "replay/ratio": self.updates * self.batch_records / max(1, self.collector.records),
+            "replay/ratio": self.updates * self.learning.batch_records / max(1, self.collector.records),
             **self.unwritten,
         }
         self.unwritten = {}
@@ -310,8 +311,7 @@ class Training:
     def state(self) -> dict[str, Any]:
         """What is counted here, as JSON."""
         return {
-            "updates": self.updates,
-            "ratio": self.ratio.state(),
+            **self.learning.state(),
             "collector": self.collector.state_dict(),
             "log": self.log.state(),
             "logged": self._logged,
@@ -334,6 +334,6 @@ class Training:
             "checkpoint": str(newest) if newest else None,
             "seconds": seconds,
             "env_steps_per_second": (self.env_steps - self.first_step) / seconds,
-            "updates_per_second": self.learnt_updates / seconds,
+            "updates_per_second": self.learning.updates_here / seconds,
             "device": str(self.learner.device),
         }

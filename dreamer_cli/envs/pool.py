@@ -32,8 +32,11 @@ class Pool(Protocol):
     def reset(self, rows: np.ndarray, seeds: Sequence[int], check_stop: Callable[[], None]) -> None:
         """Begin episodes in some rows."""
 
-    def step(self, check_stop: Callable[[], None]) -> None:
-        """Apply the board's actions."""
+    def send(self) -> None:
+        """Hand out the board's actions, without waiting; the board belongs to the environments until `receive`."""
+
+    def receive(self, check_stop: Callable[[], None]) -> None:
+        """Wait until all of them were applied."""
 
     def frames(self, rows: Sequence[int], check_stop: Callable[[], None]) -> list[np.ndarray | None]:
         """A picture of some."""
@@ -54,8 +57,11 @@ class Local:
         for row, seed in zip(rows, seeds, strict=True):
             reset_row(self.envs[row], self.board, seed)
 
-    def step(self, check_stop: Callable[[], None]) -> None:
-        """Apply the board's actions."""
+    def send(self) -> None:
+        """The actions stand on the board."""
+
+    def receive(self, check_stop: Callable[[], None]) -> None:
+        """Apply them."""
         for env in self.envs:
             step_row(env, self.board)
 
@@ -83,6 +89,7 @@ class Workers:
         self.cfg = cfg
         self.processes: list[Any] = []
         self.pipes: list[Any] = []
+        self._sent_at = 0.0
         atexit.register(self.close)
         try:
             for number in range(num_envs):
@@ -105,17 +112,20 @@ class Workers:
             self._send(int(row), "reset", seed)
         self._collect([int(row) for row in rows], check_stop)
 
-    def step(self, check_stop: Callable[[], None]) -> None:
-        """Apply the board's actions."""
-        self._ask(range(len(self.pipes)), "step", check_stop)
+    def send(self) -> None:
+        """Hand out the board's actions; every worker begins at once."""
+        for number in range(len(self.pipes)):
+            self._send(number, "step", None)
+        self._sent_at = time.monotonic()
+
+    def receive(self, check_stop: Callable[[], None]) -> None:
+        """Wait until all of them were applied; `env.timeout_s` counts from `send`."""
+        self._collect(range(len(self.pipes)), check_stop, self._sent_at)
 
     def frames(self, rows: Sequence[int], check_stop: Callable[[], None]) -> list[np.ndarray | None]:
         """A picture of some."""
-        return self._ask(rows, "frame", check_stop)
-
-    def _ask(self, rows: Sequence[int], command: str, check_stop: Callable[[], None]) -> list[Any]:
         for number in rows:
-            self._send(number, command, None)
+            self._send(number, "frame", None)
         return self._collect(rows, check_stop)
 
     def _send(self, number: int, command: str, argument: Any) -> None:
@@ -123,13 +133,13 @@ class Workers:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self.pipes[number].send((command, argument))
 
-    def _collect(self, numbers: Sequence[int], check_stop: Callable[[], None]) -> list[Any]:
-        """The answers of some workers.
+    def _collect(self, numbers: Sequence[int], check_stop: Callable[[], None], since: float | None = None) -> list[Any]:
+        """The answers of some workers, which were asked now, or `since`.
 
         Raises:
             EnvError: an environment raised, a worker died, or took longer than `env.timeout_s`.
         """
-        patience = Patience(self.cfg.timeout_s or math.inf, check_stop)
+        patience = Patience(self.cfg.timeout_s or math.inf, check_stop, since)
         return [self._receive(number, patience) for number in numbers]
 
     def _receive(self, number: int, patience: "Patience") -> Any:
@@ -179,11 +189,18 @@ class Workers:
 
 
 class Patience:
-    """Counts how long an answer is awaited, but not while this process itself was stopped (Ctrl-Z)."""
+    """Counts how long an answer is awaited, but not while this process itself was stopped (Ctrl-Z).
 
-    def __init__(self, limit_s: float, check_stop: Callable[[], None]) -> None:
+    Being stopped shows as a gap between two polls. An update that ran since the question is such a gap, too: of a very
+    long one `2 * POLL_S` count, and a worker that hangs is found that much later.
+
+    Args:
+        since: `time.monotonic()` of the question; None: now.
+    """
+
+    def __init__(self, limit_s: float, check_stop: Callable[[], None], since: float | None = None) -> None:
         self.limit_s, self.check_stop = limit_s, check_stop
-        self.waited_s, self.at = 0.0, time.monotonic()
+        self.waited_s, self.at = 0.0, time.monotonic() if since is None else since
 
     def spent(self) -> bool:
         """Asked after every poll: whether the limit is reached."""

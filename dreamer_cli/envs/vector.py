@@ -46,7 +46,7 @@ class VectorEnv:
         render_mode: `rgb_array` if `render` is to draw more than image observations.
 
     Raises:
-        EnvError: as `make_env`; later from `reset` and `step`, after which everything is closed.
+        EnvError: as `make_env`; later from `reset` and `receive`, after which everything is closed.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class VectorEnv:
         self.episodes = np.zeros(num_envs, np.int64)
         self.check_stop: Callable[[], None] = lambda: None
         self._ended = np.ones(num_envs, bool)
-        self._closed = False
+        self._closed = self._sent = False
 
     def _choose(self, vec: Literal["auto", "sync", "async"], probe: DreamerEnv) -> Literal["sync", "async"]:
         if vec != "auto":
@@ -81,6 +81,7 @@ class VectorEnv:
 
     def reset(self, mask: np.ndarray | None = None) -> Records:
         """Begin a new episode in the masked environments (N bool; all if None); other rows are stale."""
+        self._require_idle()
         rows = np.arange(self.num_envs) if mask is None else np.flatnonzero(mask)
         seeds = [episode_seed(self.seed, int(i), int(self.episodes[i])) for i in rows]
         self._run(lambda: self._pool.reset(rows, seeds, self.check_stop))
@@ -91,11 +92,20 @@ class VectorEnv:
         return self._records(is_first)
 
     def step(self, action: np.ndarray) -> Records:
-        """Apply flat actions (N A). Rows with `is_last` must be reset before the next step.
+        """Apply flat actions (N A): `send`, and `receive` at once."""
+        self.send(action)
+        return self.receive()
+
+    def send(self, action: np.ndarray) -> None:
+        """Begin to apply flat actions (N A), without waiting; `receive` must follow before anything else.
+
+        Rows with `is_last` must be reset before the next actions. Environments in processes of their own step from
+        here on, those in this process in `receive`.
 
         Raises:
             DivergedError: an action is not finite.
         """
+        self._require_idle()
         if self._ended.any():
             raise RuntimeError(f"environments {np.flatnonzero(self._ended).tolist()} ended and were not reset")
         if action.shape != self._pool.board.action.shape:
@@ -103,13 +113,26 @@ class VectorEnv:
         if not np.isfinite(action).all():
             raise DivergedError("The policy's action is not finite.", hint="Try a smaller optim.lr.")
         self._pool.board.action[:] = action
-        self._run(lambda: self._pool.step(self.check_stop))
+        self._run(self._pool.send)
+        self._sent = True
+
+    def receive(self) -> Records:
+        """What followed from the actions that were sent.
+
+        Raises:
+            EnvError: an environment raised, died, or took longer than `env.timeout_s`, which counts from `send`.
+        """
+        if not self._sent:
+            raise RuntimeError("no actions were sent")
+        self._run(lambda: self._pool.receive(self.check_stop))
+        self._sent = False
         records = self._records(np.zeros(self.num_envs, bool))
         self._ended = records.is_last.copy()
         return records
 
     def render(self, envs: Sequence[int] | None = None) -> list[np.ndarray] | None:
         """A picture of some environments (all if None), uint8 (rows, columns, 3); None if there is nothing to see."""
+        self._require_idle()
         numbers = range(self.num_envs) if envs is None else envs
         frames = self._run(lambda: self._pool.frames(numbers, self.check_stop))
         return None if any(frame is None for frame in frames) else frames
@@ -126,6 +149,11 @@ class VectorEnv:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _require_idle(self) -> None:
+        """While environments step, the board is theirs, and their next answer belongs to that step."""
+        if self._sent and not self._closed:
+            raise RuntimeError("what the environments answer to the last actions was not received")
 
     def _run(self, call: Callable[[], Any]) -> Any:
         if self._closed:

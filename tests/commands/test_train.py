@@ -207,7 +207,7 @@ def test_init_from_starts_with_the_weights(train, tmp_path):
 def test_init_from_outlives_a_start_without_a_checkpoint(train, tmp_path, monkeypatch):
     train("-e", "CartPole-v1", *TINY, "--steps", "40", name="first")
     with monkeypatch.context() as patch:
-        patch.setattr(Collector, "step", lambda *_: 1 / 0)
+        patch.setattr(Collector, "begin", lambda *_: 1 / 0)
         again = ["--steps", "4", "--seed", "5", "--init-from", str(tmp_path / "first")]
         assert train("-e", "CartPole-v1", *TINY, *again, name="second")[0] == 1
     assert train(name="second")[0] == 0

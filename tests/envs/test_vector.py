@@ -145,6 +145,30 @@ def test_pictures(vec):
         assert envs.render() is None
 
 
+def test_sending_does_not_wait():
+    cfg = toy_config("Slow", seconds=0.2)
+    with VectorEnv(cfg, 2, 0, "async") as envs:
+        envs.reset()
+        envs.send(actions([0, 0]))
+        assert not any(pipe.poll(0) for pipe in envs._pool.pipes)  # they have only begun
+        for misuse in (envs.reset, envs.render, lambda: envs.send(actions([0, 0]))):
+            with pytest.raises(RuntimeError, match="not received"):
+                misuse()
+        assert envs.receive().reward.tolist() == [1, 1]
+        with pytest.raises(RuntimeError, match="no actions"):
+            envs.receive()
+        envs.send(actions([0, 0]))
+    assert_gone()
+
+
+def test_a_limit_counts_from_the_question():
+    """But a gap of any length, in which this process may have been stopped, counts as two polls."""
+    now = time.monotonic()
+    assert pool.Patience(1.0, lambda: None, now - 1.1).spent()
+    assert not pool.Patience(1.0, lambda: None, now).spent()
+    assert not pool.Patience(2 * pool.POLL_S + 1, lambda: None, now - 3600).spent()
+
+
 def test_misuse_is_refused():
     with VectorEnv(toy_config("Timeline", length=1), 2, 0, "sync") as envs:
         with pytest.raises(RuntimeError, match="not reset"):
