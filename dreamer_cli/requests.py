@@ -11,6 +11,7 @@ from typing import Literal
 
 Checkpoint = Literal["best", "last"] | int
 RESUME = ("never", "auto", "must")
+BENCH_PARTS = ("update", "policy", "replay", "env")
 SIZES = ("1m", "12m", "25m", "50m", "100m", "200m", "400m")
 
 
@@ -117,3 +118,33 @@ class ExportRequest:
     part: Literal["policy", "world", "all"] = "policy"
     verify: bool = True
     opset: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchRequest:
+    """`dreamer bench`.
+
+    Attributes:
+        preset, settings, env_kwarg: as of `TrainRequest`.
+        size, precision: one configuration each; empty: the presets' own.
+        obs: made-up spaces, where no environment is named; None: `vec`.
+        sweep: keys of the configuration, each with the texts of its values: one configuration each.
+        repeats: repetitions, of which the median is told.
+        only: the parts that are measured.
+        sections: tell where the time of an update goes.
+    """
+
+    preset: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
+    size: tuple[str, ...] = ()
+    env: str | None = None
+    env_kwarg: tuple[str, ...] = ()
+    obs: Literal["px", "vec"] | None = None
+    device: str | None = None
+    precision: tuple[str, ...] = ()
+    threads: int | None = None
+    compile: bool | None = None
+    sweep: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    repeats: int = 5
+    only: tuple[str, ...] = BENCH_PARTS
+    sections: bool = False

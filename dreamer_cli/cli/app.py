@@ -10,7 +10,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from dreamer_cli import __version__
-from dreamer_cli.cli import looking, training, using
+from dreamer_cli.cli import looking, measuring, training, using
 from dreamer_cli.cli.session import PANEL, Json, Quiet, Session, Verbose, command, takes_context
 from dreamer_cli.report import Result, is_terminal
 
@@ -109,6 +109,7 @@ def build() -> typer.Typer:
         for verb, function in members.items():
             group.command(verb, cls=Command)(command(function))
         app.add_typer(group, name=name, rich_help_panel=look)
+    app.command(cls=Command, rich_help_panel=look)(command(measuring.bench))
     app.command(cls=Command, rich_help_panel=look)(command(looking.doctor))
     return app
 

@@ -26,6 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     session = Session(tuple(sys.argv[1:] if argv is None else argv), is_process=argv is None)
     if sys.stderr is None:  # started with stderr closed
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115  lives as long as the process
+    # Threads that wait for work sleep: spinning, they would take the cores from each other on a busy machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # pygame greets on import, in every environment worker.
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     code = _parse_and_call(session)

@@ -188,7 +188,7 @@ def train(
         ),
     ] = None,
     compile: Annotated[
-        bool | None, flag("--compile/--no-compile", panel=MACHINE, help="Compile the RSSM's steps; pays in long runs.")
+        bool | None, flag("--compile/--no-compile", panel=MACHINE, help="Compile the arithmetic between products.")
     ] = None,
     deterministic: Annotated[
         bool | None, flag("--deterministic", panel=MACHINE, help="Same numbers again on the same GPU; slower.")

@@ -48,7 +48,7 @@ def words() -> list[str]:
 def stubs(monkeypatch, tmp_path):
     """All commands do nothing; there are no runs."""
     monkeypatch.chdir(tmp_path)
-    for name in ("train", "evaluate", "imagine", "export", "inspect", "doctor", "presets", "envs"):
+    for name in ("train", "evaluate", "imagine", "export", "inspect", "bench", "doctor", "presets", "envs"):
         does_nothing = SimpleNamespace(__getattr__=None)
         for function in (name, "list_presets", "show_preset", "list_envs", "check_env"):
             setattr(does_nothing, function, lambda *args, **options: Result({}, ["done"]))

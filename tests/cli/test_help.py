@@ -10,7 +10,7 @@ import pytest
 
 from dreamer_cli.cli.app import app, verbs
 
-COMMANDS = ["train", "evaluate", "imagine", "export", "inspect", "doctor", "runs list", "presets list"]
+COMMANDS = ["train", "evaluate", "imagine", "export", "inspect", "bench", "doctor", "runs list", "presets list"]
 COMMANDS += ["presets show", "envs list", "envs check"]
 
 
@@ -21,6 +21,7 @@ def test_the_commands_of_this_release():
         "imagine": {},
         "export": {},
         "inspect": {},
+        "bench": {},
         "doctor": {},
         "runs": {"list": {}},
         "presets": {"list": {}, "show": {}},

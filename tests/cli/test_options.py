@@ -159,7 +159,7 @@ def test_an_unknown_run_is_a_state_error_before_anything_loads(call, verb):
         ("imagine mine --overlay none", "--help"),
         ("imagine mine --actions x", "--help"),
         ("play mine", "Known:"),
-        ("bench", "Known:"),
+        ("play", "Known:"),
         ("plot mine", "Known:"),
         ("--nothing", "--help"),
         ("runs list --status deaf", "Did you mean 'dead'?"),
