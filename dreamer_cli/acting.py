@@ -39,7 +39,7 @@ class AgentDriver:
         """An empty memory."""
         return self.agent.initial(num_envs)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def __call__(self, records: Records, carry: Carry | None) -> tuple[np.ndarray, Latent, Carry]:
         """One decision in each environment."""
         assert carry is not None

@@ -1,5 +1,8 @@
 """Recording and replaying, without a GPU: a recording here runs its call again, on the recording's own memory."""
 
+import contextlib
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch.utils._pytree import tree_map
@@ -86,3 +89,26 @@ def test_someone_who_listens_to_sections_gets_a_plain_update():
     with Sections("cpu") as timer:
         captured.update(make_batch(captured.agent))
     assert {"encoder", "observe", "imagine", "actor_critic", "optimiser"} <= timer.seconds.keys()
+
+
+def test_an_update_never_asks_for_a_number(monkeypatch):
+    """On `meta` no tensor has values, and tensors of two devices do not mix: what runs there can be captured."""
+    # A device without numbers has no generator of them either.
+    monkeypatch.setattr(torch, "Generator", lambda device: SimpleNamespace(manual_seed=lambda seed: None))
+    learner = Learner(make_agent().to("meta"), LaPropConfig(), LOSS_SCALES, bf16=False, seed=0)
+    monkeypatch.undo()
+    monkeypatch.setattr(learner, "autocast", contextlib.nullcontext)
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: False)
+    batch = make_batch(make_agent()).to(torch.device("meta"))
+    learner.generator = None
+    latents, metrics = learner.update(batch)
+    assert {x.device.type for x in (*latents.values(), *metrics.values())} == {"meta"}
+    assert metrics["loss/total"].shape == ()
+
+
+def test_a_decision_never_asks_for_a_number():
+    agent = make_agent().to("meta")
+    batch = make_batch(make_agent()).to(torch.device("meta"))
+    obs = {key: value[:, 0] for key, value in batch.obs.items()}
+    action, carry = agent.policy(obs, batch.is_first[:, 0], agent.initial(2), agent.noise(2))
+    assert action.device.type == carry.state.deter.device.type == "meta"

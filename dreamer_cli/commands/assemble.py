@@ -57,6 +57,16 @@ def runs_in_bf16(precision: str, device: torch.device) -> bool:
     return precision == "bf16"
 
 
+def acts_in_bf16(cfg: Config, device: torch.device) -> bool:
+    """Whether a trained agent runs in bfloat16 here: only on a GPU. Processors without instructions for it crawl."""
+    return device.type == "cuda" and runs_in_bf16(cfg.run.precision, device)
+
+
+def captures(cfg: Config, device: torch.device) -> bool:
+    """Whether updates and decisions are recorded as CUDA graphs."""
+    return cfg.run.cuda_graph and device.type == "cuda"
+
+
 def prepare_torch(cfg: Config) -> None:
     """Settings of the process, which is ours: memory, threads, determinism, and matrix products on GPUs."""
     keep_freed_memory()
@@ -81,9 +91,8 @@ def build_learner(cfg: Config, agent: Agent, warn: Callable[[str], None] = warni
     device = next(agent.parameters()).device
     bf16 = runs_in_bf16(cfg.run.precision, device)
     seed = derive_seed(cfg.run.seed, "updates")
-    on_gpu = device.type == "cuda"
-    compile = on_gpu if cfg.run.compile is None else cfg.run.compile
-    capture = on_gpu and cfg.run.cuda_graph
+    compile = device.type == "cuda" if cfg.run.compile is None else cfg.run.compile
+    capture = captures(cfg, device)
     return Learner(agent, cfg.optim, cfg.loss_scales, bf16, seed, compile=compile, capture=capture, warn=warn)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from dreamer_cli.acting import AgentDriver, RandomDriver
 from dreamer_cli.collector import Driver
-from dreamer_cli.commands.assemble import LoadedRun, derive_seed, runs_in_bf16
+from dreamer_cli.commands.assemble import LoadedRun, acts_in_bf16, derive_seed
 from dreamer_cli.envs.make import EnvConfig
 from dreamer_cli.envs.vector import VectorEnv, absolute
 from dreamer_cli.errors import GateError, UsageError
@@ -192,7 +192,7 @@ def _scores(
 def _driver(loaded: LoadedRun, policy: str, seed: int) -> Driver:
     if policy == "random":
         return RandomDriver(loaded.spec, {}, seed)
-    bf16 = runs_in_bf16(loaded.cfg.run.precision, loaded.device)
+    bf16 = acts_in_bf16(loaded.cfg, loaded.device)
     return AgentDriver(loaded.agent, policy, seed, bf16)  # type: ignore[arg-type]
 
 

@@ -11,7 +11,7 @@ from dreamer_cli import draw
 from dreamer_cli.acting import AgentDriver
 from dreamer_cli.agent import Agent
 from dreamer_cli.checkpoint import Checkpoints
-from dreamer_cli.commands.assemble import REPLAY, LoadedRun, derive_seed, runs_in_bf16
+from dreamer_cli.commands.assemble import REPLAY, LoadedRun, acts_in_bf16, derive_seed
 from dreamer_cli.dream import DreamMode, Dreams, Windows, dream, require_decoder, stack_windows
 from dreamer_cli.dream_error import measure, summarize
 from dreamer_cli.envs.vector import VectorEnv
@@ -130,7 +130,7 @@ def find_windows(
         loaded.agent,
         loaded.cfg.run.eval_policy,
         derive_seed(seed, "playing"),
-        runs_in_bf16(loaded.cfg.run.precision, loaded.device),
+        acts_in_bf16(loaded.cfg, loaded.device),
     )
     with VectorEnv(loaded.cfg.env, request.samples, derive_seed(seed, "imagine")) as envs:
         envs.check_stop = stop.check

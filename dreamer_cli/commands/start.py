@@ -19,6 +19,7 @@ from dreamer_cli.commands.assemble import (
     choose_device,
     load_weights,
     prepare_torch,
+    runs_in_bf16,
     saved_spec,
 )
 from dreamer_cli.commands.estimate import estimate
@@ -225,11 +226,17 @@ def open_run(request: TrainRequest, reporter: Reporter) -> Start:
 
 
 def settled(cfg: Config, device: torch.device, continued: bool) -> Config:
-    """The same settings, with `run.overlap` as yes or no, by the device that the run begins on."""
-    if cfg.run.overlap is not None:
-        return cfg
-    # A run that says nothing was begun before there was a choice: in strict order.
-    return replace(cfg, run=replace(cfg.run, overlap=device.type == "cuda" and not continued))
+    """The same settings, with what the device decides: `run.overlap` yes or no, `run.precision` fp32 or bf16.
+
+    A run keeps to them wherever it goes on, for other numbers would be another run.
+    """
+    run = cfg.run
+    if run.overlap is None:
+        # A run that says nothing was begun before there was a choice: in strict order.
+        run = replace(run, overlap=device.type == "cuda" and not continued)
+    if run.precision == "auto":
+        run = replace(run, precision="bf16" if runs_in_bf16("auto", device) else "fp32")
+    return replace(cfg, run=run)
 
 
 def _from_anywhere(cfg: Config) -> Config:

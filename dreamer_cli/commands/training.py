@@ -9,7 +9,7 @@ import numpy as np
 from dreamer_cli.acting import AgentDriver, PrefillDriver, RandomDriver, Timed
 from dreamer_cli.clock import Every
 from dreamer_cli.collector import Collector
-from dreamer_cli.commands.assemble import build_learner, build_replay, derive_seed, require_same_spaces
+from dreamer_cli.commands.assemble import build_learner, build_replay, captures, derive_seed, require_same_spaces
 from dreamer_cli.commands.evaluate import Scores
 from dreamer_cli.commands.keeping import Keeper
 from dreamer_cli.commands.learning import Learning
@@ -20,6 +20,7 @@ from dreamer_cli.errors import DivergedError, Interrupted, Preempted, ResourceEr
 from dreamer_cli.files import DiskFullError, json_bytes, write_atomic
 from dreamer_cli.live import TrainDisplay
 from dreamer_cli.log import Episode, MetricsLog, read_episodes
+from dreamer_cli.measure import emulates_bf16
 from dreamer_cli.numbers import format_bytes, format_count
 from dreamer_cli.report import Reporter
 from dreamer_cli.sinks import check_sinks, open_sinks
@@ -39,10 +40,18 @@ class Training:
         self.watch = Stopwatch()
         self.began_s = time.monotonic()
         self.agent = start.agent
-        self.learner = build_learner(self.cfg, self.agent)
+        self.learner = build_learner(self.cfg, self.agent, reporter.warn)
+        if self.learner.bf16 and emulates_bf16(self.learner.device):
+            reporter.warn("this CPU has no instructions for bf16; emulated, it is about 200 times slower than fp32.")
         self.replay = build_replay(self.cfg, self.agent)
         seed = self.cfg.run.seed
-        self.driver = AgentDriver(self.agent, "sample", derive_seed(seed, "acting"), self.learner.bf16)
+        self.driver = AgentDriver(
+            self.agent,
+            "sample",
+            derive_seed(seed, "acting"),
+            bf16=self.learner.bf16,
+            capture=captures(self.cfg, self.learner.device),
+        )
         chance = RandomDriver(self.agent.spec, {}, derive_seed(seed, "prefill"))
         self.prefill = PrefillDriver(self.driver, chance)
         self.keeper = Keeper(

@@ -12,6 +12,7 @@ layer.gradients()                        once: of `layer.learnt`, in its order
 `learnt` are functions of parameters (slices, transposes); autograd takes their gradients from there.
 """
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,6 +27,11 @@ def working_dtype(x: Tensor) -> torch.dtype:
     """What products with x are formed in: autocast's choice, where it is on."""
     kind = x.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
+def as_given(kind: str) -> contextlib.AbstractContextManager[Any]:
+    """Operations on devices of this kind take the dtypes that they are given: layers here choose them themselves."""
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else contextlib.nullcontext()
 
 
 class Product:

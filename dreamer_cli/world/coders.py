@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from dreamer_cli.errors import ConfigError, closest
 from dreamer_cli.nets.blocks import MLP, BlockLinear, ChannelNorm, Conv, Layer, Linear, UpConv
 from dreamer_cli.nets.kernels import full_precision
+from dreamer_cli.nets.recompute import in_parts
 from dreamer_cli.nets.transforms import symexp, symlog
-from dreamer_cli.registry import STRICT, AtLeastOne
+from dreamer_cli.registry import STRICT, AtLeastOne, Count
 from dreamer_cli.spaces import ObsSpec
 
 Specs = Mapping[str, ObsSpec]
@@ -53,6 +54,8 @@ class CoderConfig:
         blocks: how the decoder's first layer splits the memory.
         keys: observation keys that are coded; null: all. An encoder that leaves one out never sees it, a decoder
             never draws it.
+        recompute: frames that are worked on at a time, and again on the way back: slower, but in far less memory;
+            0: all at once, and everything is kept.
     """
 
     depth: AtLeastOne = 16
@@ -62,6 +65,7 @@ class CoderConfig:
     layers: AtLeastOne = 3
     blocks: AtLeastOne = 8
     keys: tuple[str, ...] | None = None
+    recompute: Count = 0
 
     def __post_init__(self) -> None:
         if self.kernel % 2 == 0:
@@ -174,12 +178,16 @@ class Encoder(nn.Module):
         self.size = sum(part.size for part in parts)
         self.lead_key, spec = next(iter(specs.items()))
         self.event_dims = len(spec.shape)
+        self.recompute = cfg.recompute
 
     def forward(self, obs: dict[str, Tensor]) -> Tensor:
         """Any leading axes, then each key's own → the same leading axes, then E."""
         lead = obs[self.lead_key].shape[: obs[self.lead_key].dim() - self.event_dims]
         flat = {key: obs[key].flatten(0, len(lead) - 1) for key in self.specs}
-        return torch.cat([part(flat) for part in self.parts], -1).unflatten(0, lead)
+        return in_parts(self._encode, self.recompute, flat).unflatten(0, lead)  # type: ignore[no-any-return]
+
+    def _encode(self, obs: dict[str, Tensor]) -> Tensor:
+        return torch.cat([part(obs) for part in self.parts], -1)
 
 
 class ImageDecoder(nn.Module):

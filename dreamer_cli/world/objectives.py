@@ -3,6 +3,7 @@
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from dreamer_cli.nets.recompute import in_parts
 from dreamer_cli.registry import STRICT
 from dreamer_cli.world.coders import CoderConfig, Decoder, Specs
 
@@ -18,9 +19,16 @@ class Reconstruct(nn.Module):
         super().__init__()
         self.decoder = Decoder(specs, cfg.decoder, deter, stoch)
         self.keys = tuple(self.decoder.specs)
+        self.recompute = cfg.decoder.recompute
 
     def losses(self, obs: dict[str, Tensor], embed: Tensor, feat: Tensor) -> dict[str, Tensor]:
         """Reconstruction errors of every key."""
+        # As sequences of one frame each, so that any number of them can go together.
+        frames = {key: obs[key].flatten(0, 1).unsqueeze(1) for key in self.keys}
+        losses = in_parts(self._losses, self.recompute, frames, feat.flatten(0, 1).unsqueeze(1))
+        return {key: loss.view(feat.shape[:2]) for key, loss in losses.items()}
+
+    def _losses(self, obs: dict[str, Tensor], feat: Tensor) -> dict[str, Tensor]:
         return self.decoder.losses(self.decoder(feat), obs)
 
     def decode(self, feat: Tensor) -> dict[str, Tensor] | None:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dreamer_cli.nets.blocks import MLP, Linear
-from dreamer_cli.nets.loops import Chain, Product
+from dreamer_cli.nets.loops import Chain, Product, as_given
 from dreamer_cli.sections import section
 from dreamer_cli.shapes import Bool, Float
 from dreamer_cli.structs import State
@@ -63,7 +63,7 @@ class _Scan(torch.autograd.Function):
         *learnt: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         steps, deters, stochs, stats = [], [], [], []
-        with torch.autocast(inputs.device.type, enabled=False):
+        with as_given(inputs.device.type):
             for t, first in enumerate(is_first.unbind(1)):
                 flat = zero_where(first, stoch.flatten(-len(latent.shape)))
                 deter, by_core = core.forward(zero_where(first, deter), flat, inputs[:, t])

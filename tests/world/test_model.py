@@ -118,3 +118,26 @@ def test_decode_draws_every_key(agent):
     assert drawn["camera"].shape == (2, 5, 3, 8, 8)
     assert drawn["speed"].shape == (2, 5, 2)
     near(drawn["cards"][..., :3].sum(-1), torch.ones(2, 5), 1e-6)
+
+
+@pytest.mark.parametrize("frames", [1, 4, 100])
+def test_computing_again_changes_nothing(agent, frames):
+    """Of eight frames in parts of one, of four, and in a single part: the same losses, the same gradients."""
+    coder = {"depth": 2, "mults": [2, 4], "units": 8, "layers": 1, "recompute": frames}
+    again = make_agent(encoder=coder, objective={"kind": "reconstruct", "decoder": coder})
+    again.load_state_dict(agent.state_dict())
+    batch = unpacked(agent, make_batch(agent))
+    noise = make_noise(agent, batch).post
+    calls, found = [], []
+    again.world.encoder.register_forward_hook(lambda *_: calls.append("whole"))
+    for part in again.world.encoder.parts:
+        part.register_forward_pre_hook(lambda *_: calls.append("part"))
+    for one in (agent, again):
+        seen = one.world.observe(batch, noise)
+        total = sum(loss.mean() for loss in seen.losses.values())
+        learnt = list(one.world.parameters())
+        found.append([*seen.losses.values(), *torch.autograd.grad(total, learnt, allow_unused=True)])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+    parts = math.ceil(batch.reward.numel() / frames) * len(again.world.encoder.parts)
+    assert (calls.count("whole"), calls.count("part")) == (1, 2 * parts), "forward, and once more on the way back"
