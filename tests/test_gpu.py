@@ -1,10 +1,14 @@
 """What only a GPU can show. Skips itself without one."""
 
+import numpy as np
 import pytest
 import torch
 
+from dreamer_cli.acting import AgentDriver
+from dreamer_cli.graph import Captured
 from dreamer_cli.learner import Learner
 from dreamer_cli.optim.laprop import LaPropConfig
+from dreamer_cli.structs import Records
 from tests.golden import LOSS_SCALES
 from tests.small import make_agent, make_batch
 
@@ -56,3 +60,29 @@ def test_an_update_never_waits_for_the_device():
         learner.update(batch)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_fifty_recorded_updates_equal_fifty_launched_ones():
+    """One CUDA graph against single launches, from the same state, with the same random numbers."""
+    plain, recorded = make("cuda"), make("cuda")
+    recorded.learn = Captured(recorded.learn_as_is, pytest.fail)
+    for seed in range(50):
+        batch = make_batch(make_agent(), seed=seed).to(plain.device)
+        (_, theirs), (_, ours) = plain.update(batch), recorded.update(batch)
+    assert recorded.learn.recording is not None
+    torch.testing.assert_close(ours["loss/total"], theirs["loss/total"], rtol=1e-4, atol=1e-4)
+    for one, other in zip(recorded.params, plain.params, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+def test_a_recorded_decision_equals_a_launched_one():
+    agent = make_agent().to("cuda")
+    obs = {key: value[:, 0].numpy() for key, value in make_batch(make_agent()).obs.items()}
+    flags = np.zeros(2, bool)
+    records = Records(obs, np.zeros(2, np.float32), flags, flags, flags)
+    plain, recorded = AgentDriver(agent, "mode", 0), AgentDriver(agent, "mode", 0, capture=True)
+    carries = [plain.initial(2), recorded.initial(2)]
+    for _ in range(6):
+        outs = [driver(records, carry) for driver, carry in zip((plain, recorded), carries, strict=True)]
+        carries = [out[2] for out in outs]
+        np.testing.assert_allclose(outs[0][0], outs[1][0], rtol=1e-4, atol=1e-5)

@@ -184,7 +184,7 @@ class Encoder(nn.Module):
         """Any leading axes, then each key's own → the same leading axes, then E."""
         lead = obs[self.lead_key].shape[: obs[self.lead_key].dim() - self.event_dims]
         flat = {key: obs[key].flatten(0, len(lead) - 1) for key in self.specs}
-        return in_parts(self._encode, self.recompute, flat).unflatten(0, lead)  # type: ignore[no-any-return]
+        return in_parts(self._encode, self.recompute, flat).unflatten(0, lead)
 
     def _encode(self, obs: dict[str, Tensor]) -> Tensor:
         return torch.cat([part(obs) for part in self.parts], -1)
