@@ -4,7 +4,7 @@ Everything is numpy on the outside, so whoever steps environments needs no torch
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -27,11 +27,20 @@ class AgentDriver:
         seed: of its own random generator; nothing else draws from it.
         bf16: run networks in bfloat16.
         capture: launch a decision as one CUDA graph; for always the same number of environments.
+        warn: told if that does not work.
     """
 
-    def __init__(self, agent: Agent, mode: Mode, seed: int, bf16: bool = False, capture: bool = False) -> None:
+    def __init__(
+        self,
+        agent: Agent,
+        mode: Mode,
+        seed: int,
+        bf16: bool = False,
+        capture: bool = False,
+        warn: Callable[[str], None] = warnings.warn,
+    ) -> None:
         self.agent, self.mode, self.bf16 = agent, mode, bf16
-        self.decide = Captured(self.decide_as_is, warnings.warn) if capture else self.decide_as_is
+        self.decide = Captured(self.decide_as_is, warn) if capture else self.decide_as_is
         self.device = next(agent.parameters()).device
         self.generator = torch.Generator(self.device).manual_seed(seed)
 

@@ -96,7 +96,8 @@ class Captured:
             self.recording = self.record(lambda: self.function(*own))
         except RuntimeError as error:
             self._failed = True
-            self.warn(f"no CUDA graph could be recorded, so updates stay slower: {str(error).splitlines()[0]}")
+            what = getattr(self.function, "__name__", "a call")
+            self.warn(f"{what} could not be recorded as a CUDA graph, so it stays slower: {str(error).splitlines()[0]}")
         return self.recording is not None
 
     def _fill(self, inputs: Any) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from dreamer_cli.agent import Agent, UpdateNoise
 from dreamer_cli.errors import ConfigError
 from dreamer_cli.graph import Captured
-from dreamer_cli.nets.kernels import compile_kernels
+from dreamer_cli.nets.kernels import choose_kernels
 from dreamer_cli.sections import listening, section
 from dreamer_cli.structs import Batch, State
 
@@ -50,7 +50,7 @@ class Learner:
         warn: Callable[[str], None] = warnings.warn,
     ) -> None:
         self.agent = agent
-        compile_kernels(compile, warn)
+        self.compile, self.warn = compile, warn
         self.fetch: Callable[[Any], Batch] = lambda batch: batch
         self.keep: Callable[[Any, dict[str, Tensor]], None] = lambda batch, latents: None
         self.learn = Captured(self.learn_as_is, warn) if capture else self.learn_as_is
@@ -70,6 +70,7 @@ class Learner:
         """
         size, length = batch.reward.shape if isinstance(batch, Batch) else (batch.shape[0], batch.shape[1] - 1)
         noise = self.agent.update_noise(size, length, self.generator)
+        choose_kernels(self.compile, self.warn)  # of the process; another learner may want others
         # What is replayed runs no line of ours, so nobody could hear its sections.
         latents, metrics = (self.learn_as_is if listening() else self.learn)(batch, noise)
         return latents, dict(zip(self.metric_names, metrics.clone().unbind(), strict=True))

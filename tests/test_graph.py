@@ -3,13 +3,17 @@
 import contextlib
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch.utils._pytree import tree_map
 
+from dreamer_cli.acting import AgentDriver
 from dreamer_cli.graph import WARM_UP, Captured
 from dreamer_cli.learner import Learner
 from dreamer_cli.optim.laprop import LaPropConfig
+from dreamer_cli.sections import Sections
+from dreamer_cli.structs import Records
 from tests.golden import LOSS_SCALES
 from tests.small import make_agent, make_batch
 
@@ -82,8 +86,6 @@ def test_inputs_are_copied():
 
 
 def test_someone_who_listens_to_sections_gets_a_plain_update():
-    from dreamer_cli.sections import Sections
-
     captured = make()
     captured.learn = lambda *_: pytest.fail("replayed, where no section can be heard")
     with Sections("cpu") as timer:
@@ -112,3 +114,22 @@ def test_a_decision_never_asks_for_a_number():
     obs = {key: value[:, 0] for key, value in batch.obs.items()}
     action, carry = agent.policy(obs, batch.is_first[:, 0], agent.initial(2), agent.noise(2))
     assert action.device.type == carry.state.deter.device.type == "meta"
+
+
+def test_a_captured_policy_plays_the_same():
+    """Its carry lies in the recording's own memory, and comes back as the next call's input."""
+    agent = make_agent()
+    batch = make_batch(agent)
+    plain, captured = AgentDriver(agent, "sample", 0), AgentDriver(agent, "sample", 0)
+    captured.decide = Captured(captured.decide_as_is, pytest.fail, record=Again)
+    carries = [plain.initial(2), captured.initial(2)]
+    for t in [0, 1, 2, 3] * 2:
+        obs = {key: value[:, t].numpy() for key, value in batch.obs.items()}
+        first = batch.is_first[:, t].numpy()
+        records = Records(obs, np.zeros(2, np.float32), first, first, first)
+        outs = [driver(records, carry) for driver, carry in zip((plain, captured), carries, strict=True)]
+        carries = [out[2] for out in outs]
+        np.testing.assert_array_equal(outs[0][0], outs[1][0])
+        for name, latent in outs[0][1].items():
+            np.testing.assert_array_equal(latent, outs[1][1][name])
+    assert captured.decide.recording is not None

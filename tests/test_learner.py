@@ -248,18 +248,17 @@ def test_a_loss_may_have_a_scale_of_its_own():
 
 COMPARE = """
 import torch
-from dreamer_cli.nets.kernels import compile_kernels
+from dreamer_cli.nets.kernels import KERNELS
 from tests.small import make_agent, make_batch, make_learner
 
 plain, compiled = make_learner(make_agent()), make_learner(make_agent())
+compiled.compile = True
 for _ in range(3):
     batch = make_batch(plain.agent)
-    compile_kernels(False, print)
-    _, theirs = plain.update(batch)
-    compile_kernels(True, print)
-    _, ours = compiled.update(batch)
+    (_, theirs), (_, ours) = plain.update(batch), compiled.update(batch)
     for name, value in theirs.items():
         torch.testing.assert_close(ours[name], value, rtol=1e-4, atol=1e-5)
+assert all(kernel.run is not kernel.plain for kernel in KERNELS), "the last one to learn is the compiled one"
 print("equal")
 """
 

@@ -17,6 +17,8 @@ def test_operations_of_a_linear_layer_and_a_convolution_forward_and_backward():
     layer, x = torch.nn.Linear(3, 4, bias=True), torch.randn(5, 3, requires_grad=True)
     # The product, and one of the same size for each of its two gradients.
     assert count_flop(lambda: layer(x).sum().backward()) == 3 * 2 * 5 * 3 * 4
+    blocks, rows = torch.ones(2, 3, 4), torch.ones(2, 5, 3)
+    assert count_flop(lambda: torch.ones(2, 5, 4).baddbmm_(rows, blocks)) == 2 * 2 * 5 * 3 * 4, "in place, too"
     assert count_flop(lambda: layer(x.detach()).sum().backward()) == 2 * 2 * 5 * 3 * 4
     picture, kernel = torch.randn(1, 2, 6, 6), torch.randn(3, 2, 3, 3)
     assert count_flop(lambda: torch.nn.functional.conv2d(picture, kernel)) == 2 * 3 * (4 * 4) * (2 * 3 * 3)

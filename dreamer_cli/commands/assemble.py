@@ -42,24 +42,31 @@ def choose_device(name: str) -> torch.device:
         ResourceError: it is not there.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(name)
     there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
     if (device.index or 0) >= there.get(device.type, 0):
         raise ResourceError(f"There is no device {name} here.", hint="Leave --device out, or use --device cpu.")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # streams and recordings are of the current one
     return device
 
 
 def runs_in_bf16(precision: str, device: torch.device) -> bool:
     """Whether networks run in bfloat16: on GPUs that have it, unless told otherwise; on a CPU only if told."""
     if precision == "auto":
-        return device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return precision == "bf16"
 
 
 def acts_in_bf16(cfg: Config, device: torch.device) -> bool:
     """Whether a trained agent runs in bfloat16 here: only on a GPU. Processors without instructions for it crawl."""
     return device.type == "cuda" and runs_in_bf16(cfg.run.precision, device)
+
+
+def compiles(cfg: Config, device: torch.device) -> bool:
+    """Whether what lies between products is compiled."""
+    return device.type == "cuda" if cfg.run.compile is None else cfg.run.compile
 
 
 def captures(cfg: Config, device: torch.device) -> bool:
@@ -91,8 +98,7 @@ def build_learner(cfg: Config, agent: Agent, warn: Callable[[str], None] = warni
     device = next(agent.parameters()).device
     bf16 = runs_in_bf16(cfg.run.precision, device)
     seed = derive_seed(cfg.run.seed, "updates")
-    compile = device.type == "cuda" if cfg.run.compile is None else cfg.run.compile
-    capture = captures(cfg, device)
+    compile, capture = compiles(cfg, device), captures(cfg, device)
     return Learner(agent, cfg.optim, cfg.loss_scales, bf16, seed, compile=compile, capture=capture, warn=warn)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from dreamer_cli.commands.assemble import choose_device, prepare_torch, runs_in_bf16
+from dreamer_cli.commands.assemble import captures, choose_device, compiles, prepare_torch, runs_in_bf16
 from dreamer_cli.commands.bench_text import lines
 from dreamer_cli.commands.workload import (
     MANY,
@@ -243,7 +243,8 @@ class Measured:
             "device_name": device_name(case.device),
             "dtype": str(case.dtype).removeprefix("torch."),
             "threads": case.threads,
-            "compile": bool(cfg.run.compile),
+            "compile": compiles(cfg, case.device),
+            "cuda_graph": captures(cfg, case.device),
             "preset": list(case.presets),
             "parameters": self.work.agent.parameter_counts() if self.work else None,
             "batch_size": cfg.replay.batch_size,

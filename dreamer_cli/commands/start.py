@@ -62,7 +62,10 @@ OPTIONS = {
 MAY_CHANGE = {
     "run.steps", "run.device", "run.log", "run.log_every", "run.profile_every", "run.save_every", "run.keep",
     "run.eval_every", "run.eval_episodes", "run.stop_return", "run.dream_every", "env.timeout_s",
+    # How the work is done: numbers agree up to rounding and, with batches fetched ahead, up to their order.
+    "run.cuda_graph", "replay.storage", "world.encoder.recompute", "world.objective.decoder.recompute",
 }  # fmt: skip
+SETTLED = ("run.overlap", "run.precision")  # null and auto mean: as the run has it
 LONG_RUN_S = 24 * 3600
 
 
@@ -320,7 +323,8 @@ def _continue(request: TrainRequest, run: RunDir) -> Start:
     cfg = _from_anywhere(resolved.config)
     old, new = dict(leaves(to_tree(saved))), dict(leaves(to_tree(cfg)))
     for key in sorted(old.keys() | new.keys()):
-        if old.get(key) != new.get(key) and key not in MAY_CHANGE:
+        asked_as_it_was = key in SETTLED and new.get(key) in (None, "auto")
+        if old.get(key) != new.get(key) and key not in MAY_CHANGE and not asked_as_it_was:
             differing.append(f"{key} is {_say(old.get(key))}, not {_say(new.get(key))}")
     if differing:
         more = f"; {len(differing) - 8} more" if len(differing) > 8 else ""
@@ -328,6 +332,10 @@ def _continue(request: TrainRequest, run: RunDir) -> Start:
             f"The run has other settings than were typed: {'; '.join(differing[:8])}{more}.",
             hint="Leave them out to go on with the run's own, or start a new run in another directory.",
         )
+    kept: dict[str, Any] = {
+        name.removeprefix("run."): old.get(name) for name in SETTLED if new.get(name) in (None, "auto")
+    }
+    cfg = replace(cfg, run=replace(cfg.run, **kept))
     origins = {**record.get("origins", {}), **{k: v for k, v in resolved.origins.items() if old.get(k) != new.get(k)}}
     return Start(request, cfg, origins, record.get("presets", []), saved_spec(run), run.path, source)
 

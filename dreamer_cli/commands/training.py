@@ -51,6 +51,7 @@ class Training:
             derive_seed(seed, "acting"),
             bf16=self.learner.bf16,
             capture=captures(self.cfg, self.learner.device),
+            warn=reporter.warn,
         )
         chance = RandomDriver(self.agent.spec, {}, derive_seed(seed, "prefill"))
         self.prefill = PrefillDriver(self.driver, chance)

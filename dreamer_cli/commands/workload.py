@@ -15,7 +15,14 @@ import torch
 from dreamer_cli import sections
 from dreamer_cli.acting import AgentDriver, RandomDriver, latent_fields
 from dreamer_cli.checks import validate
-from dreamer_cli.commands.assemble import build_agent, build_learner, build_replay, choose_device, runs_in_bf16
+from dreamer_cli.commands.assemble import (
+    build_agent,
+    build_learner,
+    build_replay,
+    captures,
+    choose_device,
+    runs_in_bf16,
+)
 from dreamer_cli.config import Config
 from dreamer_cli.envs.make import EnvConfig
 from dreamer_cli.envs.vector import VectorEnv
@@ -122,7 +129,7 @@ class Workload:
 
     def policy(self, envs: int) -> Any:
         """A function that decides once in each of `envs` environments."""
-        driver = AgentDriver(self.agent, "sample", 0, self.bf16)
+        driver = AgentDriver(self.agent, "sample", 0, self.bf16, capture=captures(self.cfg, self.device))
         now, carry = random_records(self.spec, envs, self.rng), driver.initial(envs)
 
         def act() -> None:

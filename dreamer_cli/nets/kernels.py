@@ -4,7 +4,7 @@ Autograd would record every operation on its own, keep what each of them needs, 
 one. Here each chain is one node: it keeps its inputs, forms the rest again, and works in place where nobody else
 looks. The tests compare each with its plain form (`tests/nets/test_kernels.py`).
 
-`compile_kernels` makes one compiled function of each of them.
+`choose_kernels` makes one compiled function of each of them.
 """
 
 from collections.abc import Callable
@@ -22,39 +22,50 @@ class Kernel:
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.plain = self.run = function
+        self.compiled: Callable[..., Any] | None = None
         KERNELS.append(self)
 
     def __call__(self, *args: Any) -> Any:
         """What the function says."""
         return self.run(*args)
 
-    def compile(self, warn: Callable[[str], None]) -> None:
-        """Run compiled from now on; as it is, where compiling fails (without a compiler on the machine, say)."""
+    def choose(self, compiled: bool, warn: Callable[[str], None]) -> None:
+        """Run compiled from now on, or as it is."""
+        if compiled and self.compiled is None:
+            self.compiled = self._compile(warn)
+        self.run = self.compiled if compiled and self.compiled else self.plain
+
+    def _compile(self, warn: Callable[[str], None]) -> Callable[..., Any]:
+        """Compiled at the first call; as it is, where that fails (without a compiler on the machine, say)."""
         compiled = torch.compile(self.plain, dynamic=False)
+        worked = False
 
         def run(*args: Any) -> Any:
+            nonlocal worked
             try:
-                return compiled(*args)
+                out = compiled(*args)
             except (RuntimeError, OSError) as error:
-                self.run = self.plain
+                if worked or isinstance(error, torch.OutOfMemoryError):
+                    raise
+                self.run = self.compiled = self.plain
                 warn(f"{self.plain.__name__} could not be compiled, so it stays slower: {str(error).splitlines()[0]}")
                 return self.plain(*args)
+            worked = True
+            return out
 
-        self.run = run
+        return run
 
 
 KERNELS: list[Kernel] = []
 
 
-def compile_kernels(on: bool, warn: Callable[[str], None]) -> None:
-    """Run compiled kernels in this process from now on, or plain ones again."""
+def choose_kernels(compiled: bool, warn: Callable[[str], None]) -> None:
+    """Run compiled kernels in this process from now on, or plain ones. Choosing again is cheap."""
+    if compiled:
+        # One kernel serves many layers, each with its own shape: torch's limit of 8 is meant for something else.
+        torch._dynamo.config.recompile_limit = max(256, torch._dynamo.config.recompile_limit)
     for kernel in KERNELS:
-        if on:
-            # One kernel serves many layers, each with its own shape: torch's limit of 8 is meant for something else.
-            torch._dynamo.config.recompile_limit = max(256, torch._dynamo.config.recompile_limit)
-            kernel.compile(warn)
-        else:
-            kernel.run = kernel.plain
+        kernel.choose(compiled, warn)
 
 
 SMALL = 1 << 14  # below so many numbers, fewer operations count for more than fewer passes over memory

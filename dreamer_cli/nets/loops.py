@@ -152,16 +152,21 @@ class Chain:
 class _SideBySide(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, count: int, *layers: Tensor) -> tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)
         weights, biases = layers[:count], layers[count:]
         ctx.save_for_backward(x, *weights)
         return F.linear(x, torch.cat(weights), torch.cat(biases)).split([len(w) for w in weights], -1)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         x, *weights = ctx.saved_tensors
         learns = ctx.needs_input_grad[2 : 2 + len(weights)]
-        asked = [i for i in range(len(weights)) if learns[i] or ctx.needs_input_grad[0]]
-        grad = torch.cat([grads[i] for i in asked], -1).flatten(0, -2)
+        # Whose outputs nobody learns from, a slow critic's, costs nothing.
+        found = {i: g for i, g in enumerate(grads) if g is not None}
+        asked = [i for i in found if learns[i] or ctx.needs_input_grad[0]]
+        if not asked:
+            return (None,) * (2 + 2 * len(weights))
+        grad = torch.cat([found[i] for i in asked], -1).flatten(0, -2)
         weight = torch.cat([weights[i] for i in asked])
         by_x = (grad @ weight.to(grad.dtype)).view(x.shape).to(x.dtype) if ctx.needs_input_grad[0] else None
         sizes = [len(weights[i]) for i in asked]

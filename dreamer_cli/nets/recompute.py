@@ -14,8 +14,8 @@ def in_parts(function: Callable[..., Any], frames: int, *inputs: Any) -> Any:
     Of each part only inputs and outputs are kept; its inside is computed again for its gradient. frames 0: everything
     at once, and kept. Source: Chen et al. 2016 (arXiv 1604.06174).
     """
-    if not frames:
-        return function(*inputs)
+    if not frames or torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        return function(*inputs)  # nothing is kept without gradients, and what is exported knows no sizes
     leaves, form = pytree.tree_flatten(inputs)
     parts = [
         checkpoint(function, *pytree.tree_unflatten(list(part), form), use_reentrant=False, preserve_rng_state=False)

@@ -16,6 +16,7 @@ from dreamer_cli import metrics
 from dreamer_cli.cli import main
 from dreamer_cli.collector import Collector
 from dreamer_cli.commands import keeping, training
+from dreamer_cli.config import load_config
 from dreamer_cli.envs.vector import VectorEnv
 from dreamer_cli.errors import StateError
 from dreamer_cli.files import DiskFullError
@@ -119,8 +120,12 @@ def test_a_finished_run_goes_on(train, tmp_path):
     code, again = train()
     assert (code, again["steps"]) == (0, 60)  # already complete: nothing is done
     assert same(before, weights(tmp_path / "run"))
-    code, more = train("--steps", "120")
+    # What was settled by the device is kept, also where the same words ask for it again.
+    same_words = ["--precision", "auto", "-s", "run.overlap=null", "-s", "replay.storage=host"]
+    code, more = train("--steps", "120", *same_words)
     assert (code, more["steps"]) == (0, 120)
+    saved = load_config(tmp_path / "run" / "config.yaml").run
+    assert (saved.precision, saved.overlap) == ("fp32", False)
     assert not same(before, weights(tmp_path / "run"))
     steps = [line["step"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl")]
     assert steps == sorted(steps)
