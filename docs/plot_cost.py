@@ -33,9 +33,8 @@ def panel(left: int, key: str, rows: list[tuple[float, float, float]], color: st
     (x0, y0), (x1, y1) = at(0, 0), at(most_x, most_y)
     parts = [f'<path d="M{x0:.1f} {y1:.1f}V{y0:.1f}H{x1:.1f}" stroke="#888" fill="none"/>']
     first, last = at(*rows[0][:2]), at(*rows[-1][:2])
-    parts.append(
-        f'<path d="M{first[0]:.1f} {first[1]:.1f}L{last[0]:.1f} {last[1]:.1f}" stroke="{color}" stroke-dasharray="4 4"/>'
-    )
+    line = f"M{first[0]:.1f} {first[1]:.1f}L{last[0]:.1f} {last[1]:.1f}"
+    parts.append(f'<path d="{line}" stroke="{color}" stroke-dasharray="4 4"/>')
     for x, y, _ in rows:
         px, py = at(x, y)
         parts.append(f'<circle cx="{px:.1f}" cy="{py:.1f}" r="4" fill="{color}"/>')
@@ -54,8 +53,8 @@ def main() -> None:
     gap = 30
     wide = (WIDTH - 2 * PAD - gap * (len(given.sweeps) - 1)) // len(given.sweeps)
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" font-size="11" '
-        'fill="#333"><rect width="100%" height="100%" fill="white"/>'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
+        'font-family="sans-serif" font-size="11" fill="#333"><rect width="100%" height="100%" fill="white"/>'
     ]
     print("| setting | value | seconds | times the first | MB |\n|---|---|---|---|---|")
     for i, path in enumerate(given.sweeps):
