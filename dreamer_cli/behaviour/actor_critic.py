@@ -14,8 +14,8 @@ from dreamer_cli.nets.copies import move_slowly, slow_copy
 from dreamer_cli.nets.distributions import Joint
 from dreamer_cli.nets.heads import ActorConfig, HeadConfig, read
 from dreamer_cli.nets.normalizers import RETURN_SCALES, PercentileConfig
-from dreamer_cli.registry import STRICT, AtLeastOne, Share, Weight, slot
-from dreamer_cli.shapes import Float
+from dreamer_cli.registry import STRICT, Share, Units, Weight, slot
+from dreamer_cli.shapes import Bool, Float
 from dreamer_cli.spaces import ActionPart
 from dreamer_cli.structs import Batch
 from dreamer_cli.world.model import Dream
@@ -37,7 +37,7 @@ class BehaviourConfig:
         return_scale: what advantages are divided by.
     """
 
-    horizon: AtLeastOne = 15
+    horizon: Units = 15
     discount_horizon: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 333.0
     contdisc: bool = True
     lam: Share = 0.95
@@ -189,6 +189,7 @@ class ActorCritic(nn.Module):
         known = critic.loss(F.pad(ret.detach(), (0, 1)))
         return (known + self.cfg.slow_weight * critic.loss(slow))[:, :-1]
 
-    def after_update(self) -> None:
-        """Move the slow critic; called once the optimiser has stepped."""
-        move_slowly(self.slow_critic, self.critic, self.cfg.slow_rate)
+    def after_update(self, sound: Bool[Tensor, ""]) -> None:
+        """Move the slow critic; called once the optimiser has stepped, or has not: then `sound` is false."""
+        first = next(self.slow_critic.parameters())
+        move_slowly(self.slow_critic, self.critic, self.cfg.slow_rate * sound.to(first.dtype))

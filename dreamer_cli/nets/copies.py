@@ -3,7 +3,7 @@
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def slow_copy(module: nn.Module) -> nn.Module:
@@ -12,6 +12,7 @@ def slow_copy(module: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def move_slowly(slow: nn.Module, fast: nn.Module, rate: float) -> None:
-    """slow ← (1 - rate) slow + rate fast, for every parameter."""
-    torch._foreach_lerp_(list(slow.parameters()), list(fast.parameters()), rate)
+def move_slowly(slow: nn.Module, fast: nn.Module, rate: float | Tensor) -> None:
+    """slow ← (1 - rate) slow + rate fast, for every parameter. A rate that is a tensor (a scalar) may be 0."""
+    for own, theirs in zip(slow.parameters(), fast.parameters(), strict=True):
+        own.lerp_(theirs, rate)

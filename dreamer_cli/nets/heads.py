@@ -10,7 +10,7 @@ from dreamer_cli.nets.blocks import MLP, Linear
 from dreamer_cli.nets.distributions import Bernoulli, BoundedNormal, Grouped, Joint, OneHot, TwoHot
 from dreamer_cli.nets.loops import side_by_side
 from dreamer_cli.nets.transforms import symexp_bins
-from dreamer_cli.registry import STRICT, AtLeastOne, AtLeastTwo, Positive, Share, Weight, slot
+from dreamer_cli.registry import STRICT, Choices, Layers, Positive, Share, Units, Weight, slot
 from dreamer_cli.spaces import ActionPart
 
 
@@ -35,7 +35,7 @@ class TwoHotConfig:
         bins: how many; odd numbers have one at 0.
     """
 
-    bins: AtLeastTwo = 255
+    bins: Choices = 255
 
     def build(self, inputs: int) -> TwoHotOutput:
         """The last layer of a head of `inputs` units."""
@@ -104,8 +104,8 @@ class HeadConfig:
         output: what kind of distribution it gives.
     """
 
-    layers: AtLeastOne = 1
-    units: AtLeastOne = 256
+    layers: Layers = 1
+    units: Units = 256
     output: slot("output", OUTPUTS) = TwoHotConfig()  # type: ignore[valid-type]
 
     def build(self, feat: int) -> Head:
@@ -183,8 +183,8 @@ class ActorConfig:
         max_std: largest deviation of continuous actions.
     """
 
-    layers: AtLeastOne = 3
-    units: AtLeastOne = 256
+    layers: Layers = 3
+    units: Units = 256
     scale: Weight = 0.01
     unimix: Share = 0.01
     min_std: Positive = 0.1

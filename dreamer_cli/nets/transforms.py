@@ -31,12 +31,13 @@ def two_hot(
 ) -> tuple[Int[Tensor, "*shape"], Int[Tensor, "*shape"], Float[Tensor, "*shape"]]:
     """Neighbouring bins below and above `x`, and the weight of the upper one (linear in raw space).
 
-    Beyond the outermost bins both indices are the outermost bin. Source: Dreamer V3, Eq. 10.
+    Beyond the outermost bins both indices are the outermost bin; of NaN and infinity the weight is NaN, lest they were
+    learnt as the largest number there is. Source: Dreamer V3, Eq. 10.
     """
     above = torch.searchsorted(bins, x.contiguous(), right=True)
     below = (above - 1).clamp(min=0)
     above = above.clamp(max=len(bins) - 1)
     to_below, to_above = (x - bins[below]).abs(), (bins[above] - x).abs()
     # Both on one bin: any split is right, as long as it does not divide by zero.
-    weight = torch.where(below == above, torch.full_like(x, 0.5), to_below / (to_below + to_above).clamp(min=1e-30))
+    weight = torch.where(below == above, 0.5 + 0 * x, to_below / (to_below + to_above).clamp(min=1e-30))
     return below, above, weight

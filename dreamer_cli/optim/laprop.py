@@ -6,7 +6,7 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from dreamer_cli.optim.agc import clip_adaptively
+from dreamer_cli.optim.agc import blank_unless, clip_adaptively
 from dreamer_cli.registry import STRICT, Count, Decay, Positive, Weight
 
 
@@ -50,29 +50,40 @@ class LaProp:
         self.count = torch.zeros((), dtype=torch.int64, device=params[0].device)
 
     @torch.no_grad()
-    def step(self) -> dict[str, Tensor]:
-        """Clip the gradients that `backward` left, and move every parameter. Returns scalar metrics."""
+    def step(self, sound: Tensor | None = None) -> dict[str, Tensor]:
+        """Clip the gradients that `backward` left, and move every parameter.
+
+        Where a gradient's norm is not finite, or `sound` (a bool: what else is known of this update) is false, no
+        parameter, no moment and not the count change by a bit: every factor below becomes 1 or 0, without a branch.
+        Returns scalar metrics; `update/skipped` is then 1, otherwise 0.
+        """
         cfg = self.cfg
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.params]
-        norm = torch.stack(torch._foreach_norm(grads)).norm()
-        clipped = clip_adaptively(grads, list(self.params), cfg.agc)
+        norms = torch.stack(torch._foreach_norm(grads))
+        finite = norms.isfinite().all()
+        sound = finite if sound is None else sound & finite
+        clipped = clip_adaptively(grads, list(self.params), cfg.agc, norms=norms)
+        blank_unless(sound, grads)
+        moves = sound.to(norms.dtype)
+        stays = 1 - moves
 
-        done = self.count.to(self.params[0].dtype)
+        done = self.count.to(norms.dtype)
         # Without a warm-up the ramp is over before the first update.
         lr = cfg.lr * ((done + (cfg.warmup == 0)) / max(1, cfg.warmup)).clamp(max=1.0)
-        self.count += 1
+        self.count += sound
         rms_bias, momentum_bias = (-torch.expm1((done + 1) * math.log(beta)) for beta in (cfg.beta2, cfg.beta1))
-        torch._foreach_mul_(self.square, cfg.beta2)
+        torch._foreach_mul_(self.square, cfg.beta2 * moves + stays)
         torch._foreach_addcmul_(self.square, grads, grads, 1 - cfg.beta2)
         scale = torch._foreach_mul(self.square, 1 / rms_bias)
         torch._foreach_sqrt_(scale)
         torch._foreach_add_(scale, cfg.eps)
         torch._foreach_div_(grads, scale)  # from here on: normalised
+        del scale  # its memory is used again
+        # Drawn to itself, the momentum stays.
+        torch._foreach_add_(grads, torch._foreach_mul(self.momentum, stays))
         torch._foreach_lerp_(self.momentum, grads, 1 - cfg.beta1)
-        torch._foreach_copy_(grads, self.momentum)
-        torch._foreach_mul_(grads, -lr / momentum_bias)
-        torch._foreach_add_(list(self.params), grads)
-        return {"optim/grad_norm": norm, "optim/clipped": clipped, "optim/lr": lr}
+        torch._foreach_add_(list(self.params), torch._foreach_mul(self.momentum, -lr / momentum_bias * moves))
+        return {"optim/grad_norm": norms.norm(), "optim/clipped": clipped, "optim/lr": lr, "update/skipped": stays}
 
     def state(self) -> dict[str, Tensor]:
         """Tensors to save, by flat names."""

@@ -7,7 +7,10 @@ worker    └─ gather 2 ───┐              └─ latents 1, gather 3 �
                          └ copied ────▶ 2                        └──▶ 3
 ```
 With `Prefetch`, a batch is therefore of what had been collected one update earlier, and the states that it begins in
-lack the latents of the update just before it. Nothing depends on how fast the thread is.
+lack the latents of the update just before it. Nothing depends on how fast the thread is, nor on what is saved when.
+
+What an update that was skipped says of its records is not stored. Whether it was is known on the learner's device;
+that, too, comes back without anybody waiting for it.
 """
 
 import contextlib
@@ -37,11 +40,11 @@ class Feed(Protocol):
             ValueError: the replay holds no sequence yet.
         """
 
-    def store(self, latents: Mapping[str, Tensor]) -> None:
-        """Keep the fresh latents (B T ...) of the batch that was taken last."""
+    def store(self, latents: Mapping[str, Tensor], sound: Tensor | None = None) -> None:
+        """Keep the fresh latents (B T ...) of the batch that was taken last; not where `sound` (a bool) is false."""
 
     def drain(self) -> None:
-        """Have everything stored. The replay itself asks for this before it is saved or loaded."""
+        """Have everything stored; the batches that follow are the same. The replay asks for this before it is saved."""
 
     def close(self) -> None:
         """Drain, and end what runs beside. The replay stays as it is."""
@@ -69,9 +72,11 @@ class Direct:
         batch, self._index = self._replay.sample()
         return batch.to(self._device)
 
-    def store(self, latents: Mapping[str, Tensor]) -> None:
+    def store(self, latents: Mapping[str, Tensor], sound: Tensor | None = None) -> None:
         """Write the fresh latents of the batch that was taken last."""
-        self._replay.refresh(_taken(self._index), latents)
+        index = _taken(self._index)
+        if sound is None or bool(sound):
+            self._replay.refresh(index, latents)
 
     def drain(self) -> None:
         """Nothing is under way."""
@@ -87,13 +92,17 @@ class DeviceFeed:
 
     def serve(self, learner: Any) -> None:
         """Reading and writing become part of the update, and of its recording, if there is one."""
-        learner.fetch, learner.keep = self._replay.gather, self._replay.store
+        learner.fetch, learner.keep = self._replay.gather, self._keep
+
+    def _keep(self, rows: Tensor, latents: Mapping[str, Tensor], sound: Tensor) -> None:
+        """The same form whether the update was sound or not: rows that must not be written are negative."""
+        self._replay.store(torch.where(sound, rows, torch.minimum(rows, -1 - rows)), latents)
 
     def take(self) -> Tensor:
         """The rows of the next batch (B T+1); see `Replay.rows`."""
         return self._replay.rows(self._replay.draw())
 
-    def store(self, latents: Mapping[str, Tensor]) -> None:
+    def store(self, latents: Mapping[str, Tensor], sound: Tensor | None = None) -> None:
         """The update has done it."""
 
     def drain(self) -> None:
@@ -110,10 +119,11 @@ class _Ahead(NamedTuple):
 
 
 class _Fresh(NamedTuple):
-    """Latents on their way back: of which batch, in main memory, and the event after which they are there."""
+    """On its way back: latents of which batch, whether to store them, and the event after which all has arrived."""
 
     origin: Index
     latents: dict[str, Tensor]
+    sound: Tensor | None
     arrived: Any
 
 
@@ -122,8 +132,8 @@ class Prefetch:
 
     The thread alone reads records and writes latents, in the order that `take` asks for it. Adding records, and
     looking at or saving the replay, waits for it. Drawing stays in the caller's thread; a batch that was drawn in
-    advance counts as drawn only when it is taken. The thread calls CUDA at any time: whoever captures a CUDA graph
-    meanwhile does it with `capture_error_mode="thread_local"`.
+    advance counts as drawn only when it is taken: it outlives a save, but is not part of it. The thread calls CUDA at
+    any time: whoever captures a CUDA graph meanwhile does it with `capture_error_mode="thread_local"`.
 
     Args:
         replay: its storage is `host`, with `pin_memory` if the learner is on a GPU; it knows this feed until `close`.
@@ -139,7 +149,7 @@ class Prefetch:
         self._ahead: _Ahead | None = None
         self._index: Index | None = None
         self._fresh: _Fresh | None = None
-        replay.wait, replay.drain = self._wait, self.drain
+        replay.wait, replay.drain, replay.forget = self._wait, self.drain, self.forget
 
     def serve(self, learner: Any) -> None:
         """Whoever asks."""
@@ -159,34 +169,44 @@ class Prefetch:
                 tensor.record_stream(stream)  # its memory belongs to the other stream, which must not reuse it yet
         return batch
 
-    def store(self, latents: Mapping[str, Tensor]) -> None:
+    def store(self, latents: Mapping[str, Tensor], sound: Tensor | None = None) -> None:
         """Begin to copy the latents back. They are in the ring before the batch after next is gathered."""
         index = _taken(self._index)
-        if self._stream is None:
-            self._fresh = _Fresh(index, {name: x.detach().clone() for name, x in latents.items()}, None)
-            return
         # On the learner's stream, not beside it: the next update may write into the same memory (a CUDA graph does).
-        host = {
-            name: torch.empty(x.shape, dtype=x.dtype, pin_memory=True).copy_(x.detach(), non_blocking=True)
-            for name, x in latents.items()
-        }
-        self._fresh = _Fresh(index, host, torch.cuda.current_stream(self._device).record_event())
+        host = {name: self._begin_copy(x) for name, x in latents.items()}
+        kept = None if sound is None else self._begin_copy(sound)
+        arrived = torch.cuda.current_stream(self._device).record_event() if self._stream else None
+        self._fresh = _Fresh(index, host, kept, arrived)
 
     def drain(self) -> None:
-        """Write the last latents, and forget the batch drawn in advance: as if no one had read ahead."""
+        """Write the last latents. The batch drawn in advance has been gathered already, and stays the next one."""
         ahead, self._ahead = self._ahead, None
         if ahead is not None:
             ahead.work.result()  # latents that could not be written must not go unnoticed
+        self._ahead = ahead
         fresh, self._fresh = self._fresh, None
         self._write(fresh)
+
+    def forget(self) -> None:
+        """Write the last latents, and drop the batch drawn in advance: as if no one had read ahead."""
+        try:
+            self.drain()
+        finally:
+            self._ahead = None
 
     def close(self) -> None:
         """Drain, and end the thread."""
         try:
-            self.drain()
+            self.forget()
         finally:
             self._worker.shutdown()
-            self._replay.wait = self._replay.drain = nothing
+            self._replay.wait = self._replay.drain = self._replay.forget = nothing
+
+    def _begin_copy(self, x: Tensor) -> Tensor:
+        """What x is now, in main memory; from a GPU once it has got there."""
+        if self._stream is None:
+            return x.detach().clone()
+        return torch.empty(x.shape, dtype=x.dtype, pin_memory=True).copy_(x.detach(), non_blocking=True)
 
     def _wait(self) -> None:
         if self._ahead is not None:
@@ -211,7 +231,8 @@ class Prefetch:
             return
         if fresh.arrived is not None:
             fresh.arrived.synchronize()
-        self._replay.refresh(fresh.origin, fresh.latents)
+        if fresh.sound is None or bool(fresh.sound):
+            self._replay.refresh(fresh.origin, fresh.latents)
 
 
 def _tensors(batch: Batch) -> list[Tensor]:

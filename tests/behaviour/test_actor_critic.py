@@ -151,6 +151,8 @@ def test_at_first_nothing_is_known():
 def test_the_slow_critic_follows_after_an_update(known):
     agent = behaviour(known["bins"], slow_rate=0.25)
     slow, fast = (critic.output.linear.weight.clone() for critic in (agent.slow_critic, agent.critic))
-    agent.after_update()
+    agent.after_update(torch.tensor(False))
+    assert torch.equal(agent.slow_critic.output.linear.weight, slow)
+    agent.after_update(torch.tensor(True))
     near(agent.slow_critic.output.linear.weight, 0.75 * slow + 0.25 * fast, 1e-6)
     assert torch.equal(agent.critic.output.linear.weight, fast)

@@ -33,3 +33,15 @@ def test_rate_one_is_no_slow_copy_at_all():
     slow, fast = slow_copy(filled([0.0, 0.0])), filled([3.0, -1.0])
     move_slowly(slow, fast, 1.0)
     assert torch.equal(slow.weight, fast.weight)
+
+
+def test_a_rate_may_be_a_tensor():
+    fast = torch.nn.Linear(37, 5)
+    copies = [slow_copy(torch.nn.Linear(37, 5)) for _ in range(2)]
+    copies[1].load_state_dict(copies[0].state_dict())
+    move_slowly(copies[0], fast, 0.02)
+    move_slowly(copies[1], fast, torch.tensor(0.02))
+    before = copies[0].weight.clone()
+    assert torch.equal(copies[1].weight, before), "the same bits"
+    move_slowly(copies[0], fast, torch.tensor(0.0))
+    assert torch.equal(copies[0].weight, before)

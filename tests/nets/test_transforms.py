@@ -1,5 +1,7 @@
 """Squashing and binning."""
 
+import math
+
 import pytest
 import torch
 
@@ -60,3 +62,9 @@ def test_two_hot_keeps_any_shape():
     below, above, weight = two_hot(torch.randn(2, 3, 4).transpose(0, 2), symexp_bins(5).float())
     assert below.shape == above.shape == weight.shape == (4, 3, 2)
     assert bool(((weight >= 0) & (weight <= 1)).all())
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_two_hot_takes_nothing_that_is_not_finite_for_a_number(number):
+    _, _, weight = two_hot(torch.tensor([1.0, number, 1e30]), symexp_bins(255).float())
+    assert weight.isnan().tolist() == [False, True, False]

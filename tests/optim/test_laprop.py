@@ -1,5 +1,7 @@
 """LaProp against known answers, and every optimiser through the same contract."""
 
+import math
+
 import pytest
 import torch
 
@@ -111,3 +113,21 @@ def test_contract_continues_from_its_state(kind):
         tensor.copy_(optim.state()[name])  # as the learner loads it: in place
     assert descend(others, other, 5) == descend(params, optim, 5)
     assert all(torch.equal(a, b) for a, b in zip(params, others, strict=True))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, 1e30, None], ids=str)
+def test_contract_skips_what_is_not_finite(kind, bad):
+    """Or whose norm is not, or what it is told (None): no bit changes, and it goes on as if nothing had been."""
+    params, optim = quadratic(kind)
+    others, other = quadratic(kind)
+    for each in ((params, optim), (others, other)):
+        descend(*each, 7)
+    before = [x.detach().clone() for x in [*params, *optim.state().values()]]
+    for param in params:
+        param.grad = torch.ones_like(param)
+    params[0].grad[1, 1] = 1.0 if bad is None else bad
+    assert optim.step(torch.tensor(bad is not None))["update/skipped"] == 1
+    assert all(torch.equal(a, b) for a, b in zip(before, [*params, *optim.state().values()], strict=True))
+    assert descend(params, optim, 5) == descend(others, other, 5)
+    assert all(torch.equal(a, b) for a, b in zip(params, others, strict=True))
+    assert optim.step()["update/skipped"] == 0
