@@ -15,7 +15,7 @@ from dreamer_cli.collector import Driver
 from dreamer_cli.dream import Stretch
 from dreamer_cli.envs.vector import VectorEnv
 from dreamer_cli.errors import StateError
-from dreamer_cli.replay.chunks import check_entry, read_chunk
+from dreamer_cli.replay.chunks import read_chunk, saved_entries
 from dreamer_cli.replay.ring import Ring, record_fields
 from dreamer_cli.spaces import EnvSpec
 from dreamer_cli.structs import Records
@@ -50,7 +50,7 @@ def play_stretches(
         after = envs.step(action)
         for env in np.flatnonzero(open_).tolist():
             stories[env].append(_record(now, action, env))
-            if after.is_last[env]:
+            if after.is_last[env] and not envs.crashed[env]:  # a crash leaves no last observation
                 stories[env].append(_record(after, np.zeros_like(action), env))
             if after.is_last[env] or len(stories[env]) == length:
                 found = _join(stories[env][:length])
@@ -84,9 +84,10 @@ def replay_stretches(
     """
     whole: list[Stretch] = []
     parts: list[Stretch] = []
-    for i in rng.permutation(len(tree["chunks"]))[:MOST_CHUNKS]:
+    entries = saved_entries(tree)
+    for i in rng.permutation(len(entries))[:MOST_CHUNKS]:
         try:
-            episodes = _read_episodes(directory, tree["chunks"][i], spec)
+            episodes = _read_episodes(directory, entries[i], spec)
         except StateError as error:  # a training that goes on may have deleted it
             warn(error.what)
             continue
@@ -107,7 +108,6 @@ def replay_stretches(
 
 def _read_episodes(directory: Path, entry: Any, spec: EnvSpec) -> list[Stretch]:
     """The stretches of a chunk, cut where episodes begin."""
-    check_entry(entry)
     fields = record_fields(spec)
     arrays = read_chunk(directory, entry, Ring(1, 1, fields), fields.keys())
     obs = {

@@ -1,48 +1,25 @@
 """Stretches of real records: inside one episode, in order, from a seed."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 import pytest
 
 from dreamer_cli.acting import RandomDriver
 from dreamer_cli.dream import Stretch
-from dreamer_cli.envs.make import EnvConfig
 from dreamer_cli.envs.vector import VectorEnv
 from dreamer_cli.errors import Interrupted, StateError
 from dreamer_cli.reality import play_stretches, replay_stretches
 from dreamer_cli.replay.storage import Replay
 from dreamer_cli.spaces import ActionPart, EnvSpec, ObsSpec
 from dreamer_cli.structs import Records
-
-
-class Counting(gymnasium.Env):
-    """Shows (a number of its episode, the step in it); episode k lasts `lengths[k % n]` steps, reward is the step."""
-
-    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32)
-    action_space = gymnasium.spaces.Discrete(2)
-
-    def __init__(self, lengths: list[int]) -> None:
-        self.lengths, self.episode, self.step_ = lengths, -1, 0
-        self.mark = 0
-
-    def _obs(self) -> np.ndarray:
-        return np.array([self.mark, self.step_], np.float32)
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
-        self.episode, self.step_, self.mark = self.episode + 1, 0, (seed or 0) % 10007
-        return self._obs(), {}
-
-    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
-        self.step_ += 1
-        done = self.step_ == self.lengths[self.episode % len(self.lengths)]
-        return self._obs(), float(self.step_), done, False, {}
+from tests.toys import toy_config
 
 
 def play(lengths: list[int], length: int, envs: int = 3, seed: int = 0, progress: Any = lambda: None) -> list[Stretch]:
-    cfg = EnvConfig(id="tests.test_reality:Counting", kwargs={"lengths": lengths}, vec="sync")
+    cfg = replace(toy_config("Counting", lengths=lengths), vec="sync")
     with VectorEnv(cfg, envs, seed) as vector:
         driver = RandomDriver(vector.spec, {}, seed)
         return play_stretches(vector, driver, length, progress)

@@ -3,8 +3,12 @@
 Used by id, as a user's own would be: `toy("Timeline")` is `/.../tests/toys.py:Timeline`.
 """
 
+import contextlib
 import copy
 import os
+import re
+import stat
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -13,8 +17,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from dreamer_cli.envs.make import EnvConfig, make_env
-from dreamer_cli.envs.pool import Workers
+from dreamer_cli.envs.make import EnvConfig
 
 
 def toy(name: str) -> str:
@@ -89,6 +92,29 @@ class Timeline(Toy):
 
     def reward(self, action: Any) -> float:
         return 10.0 * self.t + action
+
+
+class Counting(gymnasium.Env):
+    """Shows (a number of its episode, the step in it); episode k lasts `lengths[k % n]` steps, reward is the step."""
+
+    observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, lengths: list[int]) -> None:
+        self.lengths, self.episode, self.step_ = lengths, -1, 0
+        self.mark = 0
+
+    def _obs(self) -> np.ndarray:
+        return np.array([self.mark, self.step_], np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+        self.episode, self.step_, self.mark = self.episode + 1, 0, (seed or 0) % 10007
+        return self._obs(), {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.step_ += 1
+        done = self.step_ == self.lengths[self.episode % len(self.lengths)]
+        return self._obs(), float(self.step_), done, False, {}
 
 
 class Everything(Toy):
@@ -170,19 +196,34 @@ class Drawn(Toy):
 
 
 class Faulty(Toy):
-    """Breaks its contract at step `at` (0: in reset), in one of many ways."""
+    """Breaks its contract at step `at` (0: in reset), in one of many ways.
 
-    def __init__(self, fault: str, at: int = 2, only_episode: int = 0) -> None:
+    Args:
+        only_episode: of this object, from 1; 0: in every one.
+        once: a file that is made then, and keeps it from happening again.
+        child: a program is started, which sleeps; its process id is written there.
+    """
+
+    def __init__(self, fault: str, at: int = 2, only_episode: int = 0, once: str = "", child: str = "") -> None:
         if fault == "constructor":
             raise ZeroDivisionError("no engine")
+        if fault == "constructor_hangs":
+            time.sleep(3600)
+        if fault == "constructor_dies":
+            os._exit(9)
         super().__init__(10)
-        self.fault, self.at = fault, at
+        self.fault, self.at, self.only_episode, self.once = fault, at, only_episode, once
+        self.episode, self.broken = 0, False
+        if child:
+            Path(child).write_text(str(subprocess.Popen(["sleep", "3600"]).pid))
         if fault == "object":
             self.observation_space = spaces.Dict({"thing": spaces.Box(-1, 1, (3,), np.float32)})
 
     def show(self) -> Any:
         good = np.zeros(3, np.float32)
-        if self.t != self.at:
+        self.episode += self.t == 0
+        self.broken = self.t == self.at and self.only_episode in (0, self.episode) and self.first()
+        if not self.broken:
             return {"thing": good} if self.fault == "object" else good
         match self.fault:
             case "nan":
@@ -205,16 +246,39 @@ class Faulty(Toy):
                 os._exit(17)
             case "hangs":
                 time.sleep(3600)
+            case "hangs_in_c":  # holds the interpreter's lock: no signal handler, no other thread runs
+                re.fullmatch("(a+)+b", "a" * 40)
+            case "hogs":
+                self.hoard = [np.empty(1 << 22) for _ in range(1 << 18)]  # 8 TB
+            case "babbles":  # into every socket that is open, the channel to the trainer too
+                for fd in range(3, 64):
+                    with contextlib.suppress(OSError):
+                        os.write(fd, b"x" * 64 if stat.S_ISSOCK(os.fstat(fd).st_mode) else b"")
+                time.sleep(3600)
         return good
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
         result = super().step(action)
-        return result[:4] if self.fault == "old_api" and self.t == self.at else result
+        return result[:4] if self.fault == "old_api" and self.broken else result
+
+    def first(self) -> bool:
+        """Whether this has not happened yet, in any process."""
+        try:
+            return not self.once or Path(self.once).open("x").close() is None
+        except FileExistsError:
+            return False
 
     def reward(self, action: Any) -> Any:
-        if self.t != self.at:
+        if not self.broken:
             return 1.0
         return {"nan_reward": float("nan"), "no_reward": None, "huge_reward": 1e300}.get(self.fault, 1.0)
+
+
+class Dicey(Timeline):
+    """Rolls dice that no seed decides."""
+
+    def show(self) -> Any:
+        return np.array([self.t, os.getpid() * 1e-3 + time.perf_counter() % 1], np.float64)
 
 
 class Chatty(Toy):
@@ -237,14 +301,28 @@ class Slow(Toy):
         return 1.0
 
 
-def train_until_killed(writer: Any) -> None:
-    """Run in a process that will be killed: starts a worker, tells its process id, and lets it hang."""
-    cfg = toy_config("Faulty", fault="hangs", at=1)
-    workers = Workers(cfg, None, 1, make_env(cfg).spec_dreamer)
-    workers.reset(np.array([0]), [0], lambda: None)
-    writer.send(workers.processes[0].pid)
-    workers.send()
-    workers.receive(lambda: None)
+class SlowToBuild(Toy):
+    """Waits in its constructor."""
+
+    def __init__(self) -> None:
+        time.sleep(600)
+
+
+class Breakable(Timeline):
+    """Fails in the middle of its fifth episode, as long as a certain file is there."""
+
+    def __init__(self, flag: str) -> None:
+        super().__init__(length=4, vary=True)
+        self.flag, self.begun = Path(flag), 0
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Any, dict]:
+        self.begun += 1
+        return super().reset(seed=seed)
+
+    def reward(self, action: Any) -> float:
+        if self.begun == 5 and self.t == 3 and self.flag.exists():
+            raise RuntimeError("the wheel came off")
+        return super().reward(action)
 
 
 def made_by_a_function(length: int = 4) -> gymnasium.Env:

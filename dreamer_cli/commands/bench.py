@@ -23,8 +23,7 @@ from dreamer_cli.commands.workload import (
     peak_on_cpu,
 )
 from dreamer_cli.config import Config, resolve
-from dreamer_cli.envs.make import make_env
-from dreamer_cli.envs.vector import cores
+from dreamer_cli.envs.vector import cores, probe
 from dreamer_cli.errors import Interrupted, UsageError
 from dreamer_cli.measure import Probe, Product, device_name, emulates_bf16, floor, in_turns
 from dreamer_cli.report import Reporter, Result
@@ -132,9 +131,7 @@ def _case(request: BenchRequest, varied: dict[str, str], specs: dict[str, EnvSpe
 def _spec_of(cfg: Config, known: dict[str, EnvSpec]) -> EnvSpec:
     """The spaces of the environment, which is built once for all configurations that share it."""
     if (key := repr(cfg.env)) not in known:
-        env = make_env(cfg.env)
-        known[key] = env.spec_dreamer
-        env.close()
+        known[key] = probe(cfg.env)
     return known[key]
 
 

@@ -93,7 +93,7 @@ def device() -> Iterator[Check]:
 
 def memory() -> Iterator[Check]:
     """Free memory, and shared memory, through which env workers pass observations."""
-    from dreamer_cli.replay.ring import free_memory
+    from dreamer_cli.memory import free_memory
 
     detail, shared = [f"{format_bytes(free_memory())} free"], Path("/dev/shm")
     small = shared.is_dir() and shutil.disk_usage(shared).free < MIN_SHARED_BYTES

@@ -97,10 +97,13 @@ def play(
         score += now.reward
         length += 1
         for env in np.flatnonzero(now.is_last):
-            if playing[env] < episodes:
-                returns[int(playing[env])], lengths[int(playing[env])] = float(score[env]), int(length[env])
-                progress(len(returns), float(score[env]))
-            playing[env] += count
+            if envs.crashed[env]:  # and was restarted: what was cut off is no episode, another takes its place
+                frames = [] if film and playing[env] == 0 else frames
+            else:
+                if playing[env] < episodes:
+                    returns[int(playing[env])], lengths[int(playing[env])] = float(score[env]), int(length[env])
+                    progress(len(returns), float(score[env]))
+                playing[env] += count
             score[env], length[env] = 0.0, 0
         if now.is_last.any() and len(returns) < episodes:
             if film and now.is_last[0] and playing[0] == count:
@@ -177,8 +180,8 @@ def _scores(
     """All episodes of one policy. The environments' seeds are the same for every policy."""
     num_envs = min(request.num_envs or min(8, loaded.cfg.run.num_envs), request.episodes)
     film = film and request.video is not None
-    with VectorEnv(env_cfg, num_envs, seed, render_mode="rgb_array" if film else None) as envs:
-        envs.check_stop = stop.check
+    mode = "rgb_array" if film else None
+    with VectorEnv(env_cfg, num_envs, seed, render_mode=mode, check_stop=stop.check, warn=reporter.warn) as envs:
         loaded.require_same_spaces(envs.spec, str(env_cfg.id))
         driver = _driver(loaded, policy, seed)
         with reporter.progress(f"evaluating {policy}", request.episodes) as task:

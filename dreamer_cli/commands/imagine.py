@@ -132,8 +132,8 @@ def find_windows(
         derive_seed(seed, "playing"),
         acts_in_bf16(loaded.cfg, loaded.device),
     )
-    with VectorEnv(loaded.cfg.env, request.samples, derive_seed(seed, "imagine")) as envs:
-        envs.check_stop = stop.check
+    seed = derive_seed(seed, "imagine")
+    with VectorEnv(loaded.cfg.env, request.samples, seed, check_stop=stop.check, warn=reporter.warn) as envs:
         loaded.require_same_spaces(envs.spec, str(loaded.cfg.env.id))
         with reporter.progress("playing") as task:
 

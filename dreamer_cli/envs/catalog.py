@@ -30,6 +30,7 @@ class Suite:
         version: of a task that is named without one, `v5`; only where `namespace` is set.
         extra: the extra of `dreamer-cli` that brings it; empty where a plain install does.
         register: makes its ids known to Gymnasium, for packages that do not by themselves.
+        quick: known to be quick, to return and to need no watching: may run in the trainer's own process.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Suite:
     version: str = ""
     extra: str = ""
     register: Callable[[], None] | None = None
+    quick: bool = False
 
     @property
     def installed(self) -> bool:
@@ -86,11 +88,20 @@ def _register_minatar() -> None:
 
 
 SUITES = (
-    Suite("classic", "CartPole and other small control tasks", "gymnasium.envs.classic_control", "gymnasium"),
-    Suite("toy-text", "tables: FrozenLake, Taxi, Blackjack", "gymnasium.envs.toy_text", "gymnasium"),
+    Suite("classic", "CartPole and small control tasks", "gymnasium.envs.classic_control", "gymnasium", quick=True),
+    Suite("toy-text", "tables: FrozenLake, Taxi, Blackjack", "gymnasium.envs.toy_text", "gymnasium", quick=True),
     Suite("box2d", "LunarLander, BipedalWalker, CarRacing", "gymnasium.envs.box2d", "Box2D", extra="box2d"),
     Suite("mujoco", "Gymnasium's robots: Hopper, Ant, Humanoid", "gymnasium.envs.mujoco", "mujoco", extra="mujoco"),
-    Suite("atari", "Atari 2600 games", "ale_py", "ale_py", namespace="ALE", version="v5", register=_register_atari),
+    Suite(
+        "atari",
+        "Atari 2600 games",
+        "ale_py",
+        "ale_py",
+        namespace="ALE",
+        version="v5",
+        register=_register_atari,
+        quick=True,
+    ),
     Suite(
         "minatar",
         "five Atari games on a 10x10 grid",
@@ -100,6 +111,7 @@ SUITES = (
         version="v1",
         extra="minatar",
         register=_register_minatar,
+        quick=True,
     ),
 )
 
@@ -123,6 +135,19 @@ def canonical(env_id: str) -> str:
 def suite_of(env_id: str) -> Suite | None:
     """The suite that an id belongs to, or None for ids from elsewhere."""
     return next((suite for suite in SUITES if suite.owns(env_id)), None)
+
+
+def built_in(env_id: str) -> bool:
+    """Whether an id may run in the trainer's own process: what is registered under it comes from a quick suite.
+
+    The spelling says nothing, for anybody may register an id, and put wrappers around it.
+    """
+    register_suites()
+    spec = gymnasium.registry.get(env_id)
+    if spec is None or not isinstance(spec.entry_point, str) or spec.additional_wrappers:
+        return False
+    module = spec.entry_point.partition(":")[0]
+    return any(suite.quick and (module == suite.entry or module.startswith(f"{suite.entry}.")) for suite in SUITES)
 
 
 def register_suites() -> None:

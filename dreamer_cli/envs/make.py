@@ -33,6 +33,8 @@ from dreamer_cli.envs.wrappers import DreamerEnv, Pixels, Repeat
 from dreamer_cli.errors import ConfigError, DreamerError, EnvError, closest
 from dreamer_cli.registry import STRICT
 
+LEAST_BYTES = 128 << 20  # an interpreter with Gymnasium takes half of it
+
 
 def _canonical(env_id: str | None) -> str | None:
     return None if env_id is None else canonical(env_id)
@@ -50,9 +52,16 @@ class EnvConfig:
         pixels: `off` takes observations as they are, `only` shows the rendered picture instead of them,
             `both` adds the picture to them as `image`.
         image_size: (rows, columns) of every image; None keeps sides up to 96 and makes 64x64 of larger ones.
-        vec: `sync` steps all environments in this process, `async` gives each a process, `auto` measures.
+        vec: `sync` steps one environment after the other, `async` steps them at once in several processes, `auto`
+            measures. Ids that are built in run in this process with `sync`, all others in one of their own.
+        workers: processes of `async`, which share the environments evenly; None: one a core, or fewer environments.
         max_episode_steps: time limit in steps of the bare environment, before action repeat; None keeps its own.
-        timeout_s: seconds that a worker may take for one step or reset before it counts as hung; 0 waits for ever.
+        timeout_s: seconds that an environment may take for its constructor, a reset or a step, before it counts as
+            hung; 0 waits for ever.
+        max_bytes: what each worker process may allocate, beyond which the environment meets a MemoryError; None: half
+            of the memory that is free at the start. Linux.
+        on_crash: `fail` ends the run when an environment raises, dies, hangs or breaks its contract; `restart` cuts
+            off its episode, builds it anew and goes on, three times in ten minutes.
     """
 
     id: Annotated[str | None, AfterValidator(_canonical)] = None
@@ -63,6 +72,9 @@ class EnvConfig:
     vec: Literal["auto", "sync", "async"] = "auto"
     max_episode_steps: int | None = None
     timeout_s: float = 300.0
+    workers: int | None = None
+    max_bytes: int | None = None
+    on_crash: Literal["fail", "restart"] = "fail"
 
     def __post_init__(self) -> None:
         if self.repeat < 1:
@@ -73,6 +85,12 @@ class EnvConfig:
             raise ConfigError(f"env.max_episode_steps={self.max_episode_steps} is no time limit.", hint="Try 1000.")
         if self.timeout_s < 0:
             raise ConfigError(f"env.timeout_s={self.timeout_s:g} is negative.", hint="0 waits for ever.")
+        if self.workers is not None and self.workers < 1:
+            raise ConfigError(f"env.workers={self.workers} is no number of processes.", hint="Try env.workers=1.")
+        if self.max_bytes is not None and self.max_bytes < LEAST_BYTES:
+            raise ConfigError(
+                f"env.max_bytes={self.max_bytes} is too little for a process.", hint=f"Try env.max_bytes={LEAST_BYTES}."
+            )
 
 
 def make_env(cfg: EnvConfig, render_mode: str | None = None) -> DreamerEnv:

@@ -1,45 +1,62 @@
-"""Where the environments of a vector run: all in this process, or a process each.
+"""Where the environments of a vector run: in this process, or in worker processes.
 
 Not Gymnasium's AsyncVectorEnv: when one of its workers dies, hangs or raises in its constructor, the trainer
 gets an empty EOFError or waits for ever, and closing it fails as well.
 """
 
 import atexit
-import contextlib
 import math
-import multiprocessing
-import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from types import ModuleType
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from dreamer_cli.envs.answers import Answer, Check, Crash, Crashes, gather
+from dreamer_cli.envs.board import Board, Memory, board, board_bytes
 from dreamer_cli.envs.make import EnvConfig
-from dreamer_cli.envs.worker import Board, board, board_bytes, build, close_quietly, reset_row, serve, step_row
+from dreamer_cli.envs.probe import Probe
+from dreamer_cli.envs.rows import Rows
+from dreamer_cli.envs.state import Job
+from dreamer_cli.envs.supervisor import Worker, end_all
+from dreamer_cli.envs.worker import pack_jobs
 from dreamer_cli.errors import EnvError
 from dreamer_cli.spaces import EnvSpec
 
-POLL_S, CLOSE_S = 1.0, 2.0
+TRY_S = 20.0  # for each step of trying a saved state out
 
 
+@runtime_checkable
 class Pool(Protocol):
-    """How the environments are run; results are left on the board."""
+    """How the environments are run; results are left on the board.
+
+    What goes wrong with single environments is returned, by row. They must be mended before they are used again.
+    """
 
     board: Board
 
-    def reset(self, rows: np.ndarray, seeds: Sequence[int], check_stop: Callable[[], None]) -> None:
+    def reset(self, rows: Sequence[int], episodes: Sequence[int], seeds: Sequence[int], check: Check) -> Crashes:
         """Begin episodes in some rows."""
 
-    def send(self) -> None:
+    def send(self, rows: Sequence[int], check: Check) -> None:
         """Hand out the board's actions, without waiting; the board belongs to the environments until `receive`."""
 
-    def receive(self, check_stop: Callable[[], None]) -> None:
+    def receive(self, check: Check) -> Crashes:
         """Wait until all of them were applied."""
 
-    def frames(self, rows: Sequence[int], check_stop: Callable[[], None]) -> list[np.ndarray | None]:
-        """A picture of some."""
+    def frames(self, rows: Sequence[int], check: Check) -> list[np.ndarray | None]:
+        """A picture of some. Raises what goes wrong."""
+
+    def states(self, rows: Sequence[int], check: Check) -> list[bytes | None]:
+        """Ways back to now, where there are any. Raises what goes wrong."""
+
+    def resume(
+        self, jobs: dict[int, tuple[int, Job]], check: Check, say: Callable[[int, str], None]
+    ) -> tuple[dict[int, str], Crashes]:
+        """Go to the middle of episodes, by row: seed and job. Returns why it failed, where it did."""
+
+    def mend(self, rows: Sequence[int], check: Check) -> Crashes:
+        """Build environments anew that have crashed."""
 
     def close(self) -> None:
         """End them."""
@@ -49,187 +66,242 @@ class Local:
     """All environments in this process, one after the other."""
 
     def __init__(self, cfg: EnvConfig, render_mode: str | None, num_envs: int, spec: EnvSpec) -> None:
-        self.board = board(spec, num_envs, bytearray(board_bytes(spec, num_envs)))
-        self.envs = [build(cfg, render_mode, number, spec) for number in range(num_envs)]
-
-    def reset(self, rows: np.ndarray, seeds: Sequence[int], check_stop: Callable[[], None]) -> None:
-        """Begin episodes in some rows."""
-        for row, seed in zip(rows, seeds, strict=True):
-            reset_row(self.envs[row], self.board, seed)
-
-    def send(self) -> None:
-        """The actions stand on the board."""
-
-    def receive(self, check_stop: Callable[[], None]) -> None:
-        """Apply them."""
-        for env in self.envs:
-            step_row(env, self.board)
-
-    def frames(self, rows: Sequence[int], check_stop: Callable[[], None]) -> list[np.ndarray | None]:
-        """A picture of some."""
-        return [self.envs[row].frame() for row in rows]
-
-    def close(self) -> None:
-        """End them."""
-        while self.envs:
-            close_quietly(self.envs.pop())
-
-
-class Workers:
-    """Every environment in a process of its own.
-
-    Processes come from a fork server, which imports Gymnasium once: eight workers answer after 0.8 s (2 cores),
-    against 5.7 s when each starts from nothing (spawn). Plain fork would copy torch's threads' locks.
-    """
-
-    def __init__(self, cfg: EnvConfig, render_mode: str | None, num_envs: int, spec: EnvSpec) -> None:
-        context = start_context()
-        memory = context.RawArray("b", board_bytes(spec, num_envs))
-        self.board = board(spec, num_envs, memory)
-        self.cfg = cfg
-        self.processes: list[Any] = []
-        self.pipes: list[Any] = []
-        self._sent_at = 0.0
-        atexit.register(self.close)
+        self.spec = spec
+        self._rows = Rows(cfg, render_mode)
+        self._sent: Sequence[int] = ()
+        self.board = self._rows.board = board(spec, num_envs, bytearray(board_bytes(spec, num_envs)))
         try:
-            for number in range(num_envs):
-                ours, theirs = context.Pipe()
-                arguments = (cfg, render_mode, number, num_envs, spec, memory, theirs)
-                process = context.Process(target=serve, args=arguments, name=f"env-{number}", daemon=True)
-                with _nameless_main():
-                    process.start()
-                theirs.close()
-                self.processes.append(process)
-                self.pipes.append(ours)
-            self._collect(range(num_envs), lambda: None)
+            for row in range(num_envs):
+                self._rows.build(row, spec)
         except BaseException:
             self.close()
             raise
 
-    def reset(self, rows: np.ndarray, seeds: Sequence[int], check_stop: Callable[[], None]) -> None:
+    def reset(self, rows: Sequence[int], episodes: Sequence[int], seeds: Sequence[int], check: Check) -> Crashes:
         """Begin episodes in some rows."""
-        for row, seed in zip(rows, seeds, strict=True):
-            self._send(int(row), "reset", seed)
-        self._collect([int(row) for row in rows], check_stop)
+        jobs = {row: (episode, seed) for row, episode, seed in zip(rows, episodes, seeds, strict=True)}
+        return _each(rows, lambda row: self._rows.reset(row, *jobs[row]))
 
-    def send(self) -> None:
-        """Hand out the board's actions; every worker begins at once."""
-        for number in range(len(self.pipes)):
-            self._send(number, "step", None)
-        self._sent_at = time.monotonic()
+    def send(self, rows: Sequence[int], check: Check) -> None:
+        """The actions stand on the board."""
+        self._sent = rows
 
-    def receive(self, check_stop: Callable[[], None]) -> None:
-        """Wait until all of them were applied; `env.timeout_s` counts from `send`."""
-        self._collect(range(len(self.pipes)), check_stop, self._sent_at)
+    def receive(self, check: Check) -> Crashes:
+        """Apply them."""
+        return _each(self._sent, self._rows.step)
 
-    def frames(self, rows: Sequence[int], check_stop: Callable[[], None]) -> list[np.ndarray | None]:
+    def frames(self, rows: Sequence[int], check: Check) -> list[np.ndarray | None]:
         """A picture of some."""
-        for number in rows:
-            self._send(number, "frame", None)
-        return self._collect(rows, check_stop)
+        return [self._rows.frame(row) for row in rows]
 
-    def _send(self, number: int, command: str, argument: Any) -> None:
-        # A dead worker is found when its answer is awaited, where the reason is looked up.
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            self.pipes[number].send((command, argument))
+    def states(self, rows: Sequence[int], check: Check) -> list[bytes | None]:
+        """Ways back to now."""
+        return [self._rows.state(row) for row in rows]
 
-    def _collect(self, numbers: Sequence[int], check_stop: Callable[[], None], since: float | None = None) -> list[Any]:
-        """The answers of some workers, which were asked now, or `since`.
+    def resume(
+        self, jobs: dict[int, tuple[int, Job]], check: Check, say: Callable[[int, str], None]
+    ) -> tuple[dict[int, str], Crashes]:
+        """Go to the middle of episodes."""
+        useless = self._try_states(jobs, check)
+        whys: dict[int, str | None] = {}
+        for row, (seed, job) in jobs.items():
+            if row in useless:
+                job, whys[row] = job._replace(state=None), useless[row]
+                if not len(job.actions):
+                    continue
+                say(row, f"{useless[row]}; all its {len(job.actions)} actions were played again instead")
+            whys[row] = self._rows.resume(row, seed, job, check, lambda text, row=row: say(row, text))  # type: ignore[misc]
+        return {row: why for row, why in whys.items() if why is not None}, {}
 
-        Raises:
-            EnvError: an environment raised, a worker died, or took longer than `env.timeout_s`.
+    def _try_states(self, jobs: dict[int, tuple[int, Job]], check: Check) -> dict[int, str]:
+        """Load saved states in another process first. Returns why that failed, where it did.
+
+        They come from a file, and bytes that are none of ALE's can keep it busy for ever, in C, where nothing stops it.
         """
-        patience = Patience(self.cfg.timeout_s or math.inf, check_stop, since)
-        return [self._receive(number, patience) for number in numbers]
-
-    def _receive(self, number: int, patience: "Patience") -> Any:
-        pipe, process = self.pipes[number], self.processes[number]
-        while not pipe.poll(POLL_S):
-            if not process.is_alive() and not pipe.poll(0):
-                raise self._died(number, patience)
-            if patience.spent():
-                raise EnvError(
-                    f"{self.cfg.id}, environment {number}: no answer for {self.cfg.timeout_s:g} s.",
-                    hint="env.timeout_s sets the limit; 0 waits for ever.",
-                )
+        useless: dict[int, str] = {}
+        tried = {row: (seed, job._replace(actions=job.actions[:0])) for row, (seed, job) in jobs.items() if job.state}
+        if not tried:
+            return useless
+        cfg, shield = replace(self._rows.cfg, on_crash="restart"), None
         try:
-            kind, answer = pipe.recv()
-        except (EOFError, ConnectionResetError):
-            raise self._died(number, patience) from None
-        if kind == "error":
-            what, hint, trace = answer
-            error = EnvError(what, hint)
-            error.add_note(f"In the worker of environment {number}:\n{trace}")
-            raise error
-        return answer
+            for row, told in tried.items():
+                if shield is None:
+                    shield = Workers(cfg, None, 1, self.spec, 1, check)
+                    shield.cfg = replace(cfg, timeout_s=min(cfg.timeout_s or TRY_S, TRY_S))
+                failed, crashes = shield.resume({0: told}, check, lambda row, text: None)
+                if crashes:
+                    shield.close()
+                    shield = None
+                if crashes or failed:
+                    useless[row] = failed.get(0) or f"its saved state cannot be used: {crashes[0].error.what}"
+        finally:
+            if shield is not None:
+                shield.close()
+        return useless
 
-    def _died(self, number: int, patience: "Patience") -> EnvError:
-        # A scheduler that ends the whole job ends the workers first: then this is no fault of the environment.
-        patience.check_stop()
-        process = self.processes[number]
-        process.join(CLOSE_S)
-        code = process.exitcode
-        hint = "Often memory ran out: try fewer --num-envs." if code == -9 else "--vec sync runs it in this process."
-        return EnvError(f"{self.cfg.id}, environment {number}: its process died with exit code {code}.", hint=hint)
+    def mend(self, rows: Sequence[int], check: Check) -> Crashes:
+        """Build some anew."""
+        for row in rows:
+            self.board.clear(row)
+        return _each(rows, lambda row: self._rows.build(row, self.spec))
 
     def close(self) -> None:
-        """Ask, wait two seconds, then kill; join all of them, so that none is left."""
-        atexit.unregister(self.close)
-        for number in range(len(self.pipes)):
-            self._send(number, "close", None)
-        patient_until = time.monotonic() + CLOSE_S
-        for process in self.processes:
-            process.join(max(0.0, patient_until - time.monotonic()))
-            if process.is_alive():
-                process.kill()
-                process.join()
-        for pipe in self.pipes:
-            pipe.close()
-        self.processes, self.pipes = [], []
+        """End them."""
+        self._rows.close()
 
 
-class Patience:
-    """Counts how long an answer is awaited, but not while this process itself was stopped (Ctrl-Z).
-
-    Being stopped shows as a gap between two polls. An update that ran since the question is such a gap, too: of a very
-    long one `2 * POLL_S` count, and a worker that hangs is found that much later.
+class Workers:
+    """Environments in worker processes, several to each, in ranges of rows.
 
     Args:
-        since: `time.monotonic()` of the question; None: now.
+        num_workers: at most as many processes.
+        first: a process that has built environment 0 already, to be used here.
     """
 
-    def __init__(self, limit_s: float, check_stop: Callable[[], None], since: float | None = None) -> None:
-        self.limit_s, self.check_stop = limit_s, check_stop
-        self.waited_s, self.at = 0.0, time.monotonic() if since is None else since
+    def __init__(
+        self,
+        cfg: EnvConfig,
+        render_mode: str | None,
+        num_envs: int,
+        spec: EnvSpec,
+        num_workers: int,
+        check: Check = lambda: None,
+        first: Probe | None = None,
+    ) -> None:
+        self.cfg, self.render_mode, self.spec, self.num_envs = cfg, render_mode, spec, num_envs
+        self._memory = first.memory if first else Memory()
+        self._workers: list[Worker] = [first.worker] if first else []
+        self._asked: list[Worker] = []
+        atexit.register(self.close)
+        try:
+            self._memory.grow(board_bytes(spec, num_envs))
+            self.board = board(spec, num_envs, self._memory.map(board_bytes(spec, num_envs)))
+            ranges = np.array_split(np.arange(num_envs), min(num_workers, num_envs))
+            for number, rows in enumerate(ranges):
+                if number < len(self._workers):
+                    self._workers[number].rows = rows.tolist()
+                else:
+                    self._workers.append(Worker(cfg, render_mode, rows.tolist(), self._memory))
+            built = [0] if first else []
+            crashes = self._prepare(self._workers, [row for row in range(num_envs) if row not in built], check)
+            for crash in crashes.values():
+                raise crash.error
+        except BaseException:
+            self.close()
+            raise
 
-    def spent(self) -> bool:
-        """Asked after every poll: whether the limit is reached."""
-        self.check_stop()
-        now = time.monotonic()
-        self.waited_s += min(now - self.at, 2 * POLL_S)
-        self.at = now
-        return self.waited_s >= self.limit_s
+    def reset(self, rows: Sequence[int], episodes: Sequence[int], seeds: Sequence[int], check: Check) -> Crashes:
+        """Begin episodes in some rows."""
+        jobs = {row: (row, episode, seed) for row, episode, seed in zip(rows, episodes, seeds, strict=True)}
+        asked = self._ask("reset", rows, check, lambda mine: [jobs[row] for row in mine])
+        return self._gather(asked, check)[1]
+
+    def send(self, rows: Sequence[int], check: Check) -> None:
+        """Hand out the board's actions; every worker begins at once."""
+        self._asked = self._ask("step", rows, check)
+
+    def receive(self, check: Check) -> Crashes:
+        """Wait until all of them were applied."""
+        return self._gather(self._asked, check)[1]
+
+    def frames(self, rows: Sequence[int], check: Check) -> list[np.ndarray | None]:
+        """A picture of some."""
+        found: dict[int, np.ndarray] = {}
+        for worker, (shapes, blob) in self._settled(self._ask("frames", rows, check), check).items():
+            at = 0
+            for row, shape in zip([row for row in rows if row in worker.rows], shapes, strict=True):
+                if shape is not None:
+                    size = math.prod(shape)
+                    found[row] = np.frombuffer(blob, np.uint8, size, at).reshape(shape).copy()
+                    at += size
+        return [found.get(row) for row in rows]
+
+    def states(self, rows: Sequence[int], check: Check) -> list[bytes | None]:
+        """Ways back to now."""
+        found: dict[int, bytes] = {}
+        for worker, (sizes, blob) in self._settled(self._ask("states", rows, check), check).items():
+            at = 0
+            for row, size in zip([row for row in rows if row in worker.rows], sizes, strict=True):
+                if size is not None:
+                    found[row] = blob[at : at + size]
+                    at += size
+        return [found.get(row) for row in rows]
+
+    def resume(
+        self, jobs: dict[int, tuple[int, Job]], check: Check, say: Callable[[int, str], None]
+    ) -> tuple[dict[int, str], Crashes]:
+        """Go to the middle of episodes; all workers at once."""
+        asked = []
+        for worker in self._workers:
+            mine = [row for row in worker.rows if row in jobs]
+            if mine:
+                heads, blob = pack_jobs([jobs[row][1] for row in mine])
+                worker.ask("resume", check, blob, rows=[(row, jobs[row][0]) for row in mine], jobs=heads)
+                asked.append(worker)
+        answers, crashes = self._gather(asked, check)
+        for value, _ in answers.values():
+            for row, text in value["said"]:
+                say(int(row), str(text))
+        return {int(row): why for value, _ in answers.values() for row, why in value["reasons"].items()}, crashes
+
+    def mend(self, rows: Sequence[int], check: Check) -> Crashes:
+        """Build some anew, in a new process where the old one is no more."""
+        anew: list[Worker] = []
+        for number, worker in enumerate(self._workers):
+            if worker.ended:
+                self._workers[number] = Worker(self.cfg, self.render_mode, worker.rows, self._memory)
+                anew.append(self._workers[number])
+        for row in rows:
+            self.board.clear(row)
+        return self._prepare(anew, rows, check)
+
+    def close(self) -> None:
+        """End all processes, and what they have started."""
+        atexit.unregister(self.close)
+        end_all([worker for worker in self._workers if not worker.ended])
+        self._workers = []
+        self._memory.close()
+
+    def _prepare(self, workers: Sequence[Worker], rows: Sequence[int], check: Check) -> Crashes:
+        """Show new workers the board, and let some rows be built."""
+        for worker in workers:
+            worker.ask("board", check, spec=self.spec.to_json(), num_envs=self.num_envs)
+        _, crashes = self._gather(list(workers), check)
+        left = [row for row in rows if row not in crashes]
+        return crashes | self._gather(self._ask("build", left, check), check)[1]
+
+    def _ask(
+        self,
+        name: str,
+        rows: Sequence[int],
+        check: Check,
+        told: Callable[[list[int]], Any] = lambda mine: mine,
+    ) -> list[Worker]:
+        """Ask those workers that have some of the rows."""
+        wanted, asked = set(rows), []
+        for worker in self._workers:
+            mine = [row for row in worker.rows if row in wanted]
+            if mine:
+                worker.ask(name, check, rows=told(mine))
+                asked.append(worker)
+        return asked
+
+    def _settled(self, asked: list[Worker], check: Check) -> dict[Worker, Answer]:
+        """Answers to questions that must not go wrong."""
+        answers, crashes = self._gather(asked, check)
+        for crash in crashes.values():
+            raise crash.error
+        return answers
+
+    def _gather(self, asked: list[Worker], check: Check) -> tuple[dict[Worker, Answer], Crashes]:
+        return gather(asked, self.cfg, check, self.board)
 
 
-def start_context() -> Any:
-    """How worker processes are started: from a fork server where there is one, else anew."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["dreamer_cli.envs.worker"])
-    return context
-
-
-@contextlib.contextmanager
-def _nameless_main() -> Iterator[None]:
-    """Keep a starting worker from importing the program that starts it, which it does not need.
-
-    That would cost every worker 0.3 s for the command line, seconds for a script that imports torch, and run a
-    script without a `__main__` guard once more.
-    """
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
+def _each(rows: Sequence[int], call: Callable[[int], Any]) -> Crashes:
+    crashes: Crashes = {}
+    for row in rows:
+        try:
+            call(row)
+        except EnvError as err:
+            crashes[row] = Crash(err)
+    return crashes

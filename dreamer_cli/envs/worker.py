@@ -1,171 +1,151 @@
-"""One environment in a process of its own, and the board that it shares with the trainer.
+"""Environments in a process of their own: the worker's side.
 
-The board has one row for each environment; commands and short answers go through a pipe. Nothing here, and
-nothing that is imported from here, loads torch: a worker starts in a fraction of a second and stays small.
+Commands and short answers go through a channel, observations over the board. Nothing here, and nothing that is imported
+from here, loads torch: a worker starts in a fraction of a second and stays small.
 """
 
-import contextlib
-import os
-import signal
-import sys
-import threading
+import socket
 import traceback
-from collections.abc import Callable, Iterator
-from multiprocessing import connection, parent_process
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
-from dreamer_cli.envs.make import EnvConfig, make_env
-from dreamer_cli.envs.wrappers import DreamerEnv
-from dreamer_cli.errors import DreamerError, EnvError
+from dreamer_cli.envs.board import Memory, board, board_bytes
+from dreamer_cli.envs.channel import BadMessage, Channel, Gone
+from dreamer_cli.envs.hygiene import become_worker
+from dreamer_cli.envs.make import EnvConfig
+from dreamer_cli.envs.rows import Rows
+from dreamer_cli.envs.state import Job
+from dreamer_cli.envs.wrappers import MEMORY_HINT, seconds_per_step
+from dreamer_cli.errors import DreamerError
 from dreamer_cli.spaces import EnvSpec
 
+Answer = tuple[Any, bytes]
 
-class Board(NamedTuple):
-    """Arrays with one row for each of N environments.
 
-    obs: key → N ...; reward: N float32; terminated, truncated: N bool; action: N A float32, written by the trainer.
+def serve(cfg: EnvConfig, render_mode: str | None, memory: Memory, end: socket.socket, max_bytes: int | None) -> None:
+    """The life of a worker: answer questions until `close`, or until the trainer is gone.
+
+    A question is `{"do": name, ...}`, for some rows mostly. The answer is `{"value": ..., "failed": {row: error}}`: the
+    environments of one worker fail one by one, and others go on. Errors are text, `[what, hint, traceback]`.
     """
-
-    obs: dict[str, np.ndarray]
-    reward: np.ndarray
-    terminated: np.ndarray
-    truncated: np.ndarray
-    action: np.ndarray
-
-
-def board_bytes(spec: EnvSpec, num_envs: int) -> int:
-    """Memory that a board takes."""
-    return sum(_padded(shape, dtype) for _, shape, dtype in _fields(spec, num_envs))
-
-
-def board(spec: EnvSpec, num_envs: int, memory: Any) -> Board:
-    """Lay a board over `board_bytes` of memory, shared or not."""
-    arrays, offset = {}, 0
-    for name, shape, dtype in _fields(spec, num_envs):
-        arrays[name] = np.ndarray(shape, dtype, memory, offset)
-        offset += _padded(shape, dtype)
-    own = {name: arrays.pop(name) for name in ("/reward", "/terminated", "/truncated", "/action")}
-    return Board(arrays, *own.values())
-
-
-def _fields(spec: EnvSpec, num_envs: int) -> Iterator[tuple[str, tuple[int, ...], np.dtype]]:
-    for key, obs in spec.observation.items():
-        yield key, (num_envs, *obs.shape), np.dtype(obs.dtype)
-    # No key of an observation begins with a slash: it joins the names of a path.
-    yield "/reward", (num_envs,), np.dtype(np.float32)
-    yield "/terminated", (num_envs,), np.dtype(np.bool_)
-    yield "/truncated", (num_envs,), np.dtype(np.bool_)
-    yield "/action", (num_envs, spec.action_width), np.dtype(np.float32)
-
-
-def _padded(shape: tuple[int, ...], dtype: np.dtype) -> int:
-    size = int(np.prod(shape)) * dtype.itemsize
-    return -(-size // 64) * 64  # rows of different arrays share no cache line
-
-
-def build(cfg: EnvConfig, render_mode: str | None, number: int, spec: EnvSpec) -> DreamerEnv:
-    """Build environment `number` of a vector.
-
-    Raises:
-        EnvError: also if its spaces are not those of the first one.
-    """
-    env = make_env(cfg, render_mode)
-    env.number = number
-    if env.spec_dreamer != spec:
-        raise EnvError(
-            f"{cfg.id} does not always have the same spaces.",
-            hint="One agent needs one observation and one action space: fix them with --env-kwarg.",
-        )
-    return env
-
-
-def reset_row(env: DreamerEnv, rows: Board, seed: int) -> None:
-    """Begin an episode and write its first observation."""
-    obs, _ = env.reset(seed=seed)
-    _write(env, rows, obs, 0.0, False, False)
-
-
-def step_row(env: DreamerEnv, rows: Board) -> None:
-    """Apply the action that stands on the board, and write what follows."""
-    obs, reward, terminated, truncated, _ = env.step(rows.action[env.number])
-    _write(env, rows, obs, reward, terminated, truncated)
-
-
-def _write(
-    env: DreamerEnv, rows: Board, obs: dict[str, np.ndarray], reward: float, terminated: bool, truncated: bool
-) -> None:
-    for key, value in obs.items():
-        rows.obs[key][env.number] = value
-    rows.reward[env.number] = reward
-    rows.terminated[env.number] = terminated
-    rows.truncated[env.number] = truncated
-
-
-def close_quietly(env: DreamerEnv) -> None:
-    """Close; an environment that fails while it is put away can do no harm any more, and must not hide an error."""
-    with contextlib.suppress(Exception):
-        env.close()
-
-
-def serve(
-    cfg: EnvConfig, render_mode: str | None, number: int, num_envs: int, spec: EnvSpec, memory: Any, pipe: Any
-) -> None:
-    """The life of a worker: build the environment, answer commands until `close` or until the trainer is gone.
-
-    Commands are (`reset`, seed), (`step`, None), (`frame`, None), (`close`, None). Answers are (`ok`, value) or
-    (`error`, (what, hint, traceback)): text, because an environment's exception may not survive pickling.
-    """
-    _become_worker()
+    become_worker(max_bytes)
+    channel = Channel(end)
+    service = _Service(Rows(cfg, render_mode), memory)
     try:
-        rows = board(spec, num_envs, memory)
-        env = _answer(pipe, lambda: build(cfg, render_mode, number, spec), lambda built: None)
-        if env is None:
-            return
-        actions: dict[str, Callable[[Any], Any]] = {
-            "reset": lambda seed: reset_row(env, rows, seed),
-            "step": lambda _: step_row(env, rows),
-            "frame": lambda _: env.frame(),
-        }
         while True:
-            command, argument = pipe.recv()
-            if command == "close":
+            question, blob = channel.wait()
+            name = question.pop("do")
+            if name == "close":
                 break
-            _answer(pipe, lambda: actions[command](argument), lambda value: value)  # noqa: B023  # called at once
-        close_quietly(env)
-    except (EOFError, BrokenPipeError, ConnectionResetError):
+            value, blob = service.actions[name](blob, **question)
+            channel.send({"value": value, "failed": service.failed}, blob)
+            service.failed = {}
+    except (Gone, BadMessage):
         return  # the trainer is gone, nobody is left to tell
+    service.rows.close()
 
 
-def _answer(pipe: Any, call: Callable[[], Any], shown: Callable[[Any], Any]) -> Any:
-    try:
-        value = call()
-    except DreamerError as err:
-        pipe.send(("error", (err.what, err.hint, traceback.format_exc())))
+class _Service:
+    """Every question that a worker answers, as a method."""
+
+    def __init__(self, rows: Rows, memory: Memory) -> None:
+        self.rows, self.memory = rows, memory
+        self.failed: dict[int, tuple[str, str, str]] = {}
+        self.spec: EnvSpec | None = None
+        self.actions: dict[str, Callable[..., Answer]] = {
+            "build": self.build,
+            "measure": self.measure,
+            "board": self.board,
+            "reset": self.reset,
+            "step": self.step,
+            "frames": self.frames,
+            "states": self.states,
+            "resume": self.resume,
+        }
+
+    def build(self, _: bytes, rows: Sequence[int]) -> Answer:
+        """Build environments; the spaces of the last one are the answer."""
+        for row in rows:
+            self.spec = self._try(row, self.rows.build, row, self.spec) or self.spec
+        return self.spec.to_json() if self.spec is not None else None, b""
+
+    def measure(self, _: bytes, row: int) -> Answer:
+        """Seconds of one decision. The environment has played then, so it is built anew."""
+        seconds = self._try(row, seconds_per_step, self.rows.envs[row])
+        self._try(row, self.rows.build, row, self.spec)
+        return seconds, b""
+
+    def board(self, _: bytes, spec: Any, num_envs: int) -> Answer:
+        """From now on results go to the board."""
+        self.spec = EnvSpec.from_json(spec)
+        self.rows.board = board(self.spec, num_envs, self.memory.map(board_bytes(self.spec, num_envs)))
+        self.memory.close()
+        return None, b""
+
+    def reset(self, _: bytes, rows: Sequence[tuple[int, int, int]]) -> Answer:
+        """Begin episodes: (row, number of the episode, seed) each."""
+        for row, episode, seed in rows:
+            self._try(row, self.rows.reset, row, episode, seed)
+        return None, b""
+
+    def step(self, _: bytes, rows: Sequence[int]) -> Answer:
+        """Apply the actions that stand on the board."""
+        for row in rows:
+            self._try(row, self.rows.step, row)
+        return None, b""
+
+    def frames(self, _: bytes, rows: Sequence[int]) -> Answer:
+        """Pictures: their shapes, null for none, and their bytes."""
+        frames = [self._try(row, self.rows.frame, row) for row in rows]
+        shapes = [None if frame is None else frame.shape for frame in frames]
+        return shapes, b"".join(frame.tobytes() for frame in frames if frame is not None)
+
+    def states(self, _: bytes, rows: Sequence[int]) -> Answer:
+        """Ways back to now: their sizes, null for none, and their bytes."""
+        states = [self._try(row, self.rows.state, row) for row in rows]
+        sizes = [None if state is None else len(state) for state in states]
+        return sizes, b"".join(state for state in states if state is not None)
+
+    def resume(self, blob: bytes, rows: Sequence[tuple[int, int]], jobs: Sequence[Any]) -> Answer:
+        """Back to the middle of episodes: (row, seed) and a packed job each. Reasons by row, and what to warn of."""
+        reasons: dict[int, str | None] = {}
+        said: list[tuple[int, str]] = []
+        for (row, seed), job in zip(rows, unpack_jobs(jobs, blob), strict=True):
+            told: list[str] = []
+            reasons[row] = self._try(row, self.rows.resume, row, seed, job, lambda: None, told.append)
+            said += [(row, text) for text in told]
+        return {"reasons": {row: why for row, why in reasons.items() if why is not None}, "said": said}, b""
+
+    def _try(self, row: int, call: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return call(*arguments)
+        except DreamerError as err:
+            self.failed[row] = (err.what, err.hint, traceback.format_exc())
+        except MemoryError as err:  # in this package's own code, beside an environment that took all there was
+            what = f"{self.rows.cfg.id}, environment {row}: {type(err).__name__}: {err}"
+            self.failed[row] = (what, MEMORY_HINT, traceback.format_exc())
         return None
-    pipe.send(("ok", shown(value)))
-    return value
 
 
-def _become_worker() -> None:
-    """Leave signals to the trainer, stdout to its result, and end with it."""
-    # Ctrl-C and `timeout` signal the whole group, schedulers every process of a job. The trainer still wants
-    # to finish its step and save; it ends its workers itself, with SIGKILL where asking does not help.
-    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"):
-        if hasattr(signal, name):
-            # A handler, not SIG_IGN, which the programs that some environments start would inherit.
-            signal.signal(getattr(signal, name), lambda number, frame: None)
-    # Forked workers inherit one state of numpy's global generator; environments that still use it would all play alike.
-    np.random.seed()  # noqa: NPY002
-    os.dup2(2, 1)
-    sys.stdout = sys.stderr
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+def pack_jobs(jobs: Sequence[Job]) -> tuple[list[Any], bytes]:
+    """Jobs as JSON and bytes."""
+    heads, parts = [], []
+    for job in jobs:
+        actions = np.ascontiguousarray(job.actions, np.float32)
+        heads.append([job.episode, actions.shape, None if job.state is None else len(job.state), job.digest])
+        parts += [actions.tobytes(), job.state or b""]
+    return heads, b"".join(parts)
 
 
-def _end_with_parent() -> None:
-    """Needed while the environment hangs in its own code: an idle worker sees the closed pipe."""
-    parent = parent_process()
-    if parent is not None:
-        connection.wait([parent.sentinel])
-        os._exit(1)
+def unpack_jobs(heads: Sequence[Any], blob: bytes) -> list[Job]:
+    """The inverse of `pack_jobs`."""
+    jobs, at = [], 0
+    for episode, shape, size, digest in heads:
+        actions = np.frombuffer(blob, np.float32, int(np.prod(shape)), at).reshape(shape)
+        at += actions.nbytes
+        state = None if size is None else blob[at : at + size]
+        at += size or 0
+        jobs.append(Job(episode, actions, state, digest))
+    return jobs

@@ -27,6 +27,7 @@ from dreamer_cli.envs.observations import (
 from dreamer_cli.errors import DreamerError, EnvError
 from dreamer_cli.spaces import EnvSpec, ObsSpec, as_rgb
 
+MEMORY_HINT = "env.max_bytes is what each worker may take; fewer --num-envs leave more to each."
 OLD_API = "Gymnasium's API: reset returns (obs, info), step (obs, reward, terminated, truncated, info)."
 
 
@@ -111,7 +112,7 @@ class DreamerEnv(gymnasium.Wrapper):
     Attributes:
         spec_dreamer: what the agent is built from.
         number: which environment of a vector this is, for messages; None where there is one only.
-        episode, steps: how many episodes were begun, and decisions in this one.
+        episode, steps: how many episodes were begun, and decisions in this one; may be set, for messages.
     """
 
     def __init__(self, env: gymnasium.Env, env_id: str, repeat: int = 1, size: Size | None = None) -> None:
@@ -177,9 +178,8 @@ class DreamerEnv(gymnasium.Wrapper):
         except DreamerError:
             raise
         except (Exception, SystemExit) as err:  # SystemExit: an environment must not end the training in silence
-            raise self._broken(
-                f"{what}() raised {type(err).__name__}: {err}", "The traceback is shown by --verbose."
-            ) from err
+            hint = MEMORY_HINT if isinstance(err, MemoryError) else "The traceback is shown by --verbose."
+            raise self._broken(f"{what}() raised {type(err).__name__}: {err}", hint) from err
 
     def _settle(self, obs: Any) -> dict[str, np.ndarray]:
         try:

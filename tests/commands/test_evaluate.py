@@ -1,6 +1,7 @@
 """`dreamer evaluate`: exactly the episodes that were asked for, and nothing played in vain."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -28,6 +29,14 @@ def test_short_episodes_are_not_preferred():
     with VectorEnv(cfg, 3, 0, "sync") as envs:
         lengths = [2 + envs.reset().obs["vector"][:, 1].astype(int) % 3 for _ in range(3)]
     assert scores.lengths == np.concatenate(lengths)[:7].tolist()
+
+
+def test_an_episode_that_a_crash_cut_off_does_not_count(tmp_path):
+    cfg = replace(toy_config("Faulty", fault="raises", once=str(tmp_path / "once")), on_crash="restart")
+    with VectorEnv(cfg, 2, 0, "sync") as envs:
+        scores = play(envs, RandomDriver(envs.spec, {}, 0), 3)
+        assert envs.restarts == 1
+    assert scores.lengths == [10, 10, 10]
 
 
 def test_a_stop_is_noticed_at_every_step():

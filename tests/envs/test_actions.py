@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from dreamer_cli.envs.actions import ActionCodec, action_names
 from dreamer_cli.envs.make import EnvConfig, bare_env
 from dreamer_cli.errors import EnvError
-from dreamer_cli.spaces import ActionPart, EnvSpec
+from dreamer_cli.spaces import ActionPart, EnvSpec, ObsSpec
 from tests.toys import Continuous, Everything, MultiBinaryToy, MultiDiscreteToy, Unbounded
 
 SPACES = {
@@ -65,7 +65,7 @@ def test_dict_parts_are_sorted_by_key_and_nested_again():
 
 def test_the_tables_alone_are_enough_to_decode():
     codec = ActionCodec.from_space(Everything.action_space)
-    spec = EnvSpec({}, codec.parts)
+    spec = EnvSpec({"vector": ObsSpec("vector", (2,))}, codec.parts)
     again = EnvSpec.from_json(json.loads(json.dumps(spec.to_json())))
     assert again == spec
     flat = np.random.default_rng(0).normal(size=codec.width).astype(np.float32)
