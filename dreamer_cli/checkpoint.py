@@ -5,6 +5,7 @@ checkpoints/
   000012000/            weights.safetensors ... state.json ... manifest.json: {file: [size, sha256]}, sha256 of itself
   best.json             which step scored best, and by what
   .tmp-<random>/        unfinished, or on its way out
+  .replaced-<step>-<random>/   the one that a new one of the same step takes the place of
 ```
 Written in a temporary directory, synced, then renamed: a crash at any moment leaves the old checkpoints or
 the new one. No pointer file, no pickle: the newest is the highest step whose manifest verifies.
@@ -24,6 +25,7 @@ import torch
 from torch import Tensor
 
 from dreamer_cli import manifest as manifests
+from dreamer_cli import migrate
 from dreamer_cli.errors import DivergedError, StateError
 from dreamer_cli.files import (
     FILES,
@@ -31,18 +33,18 @@ from dreamer_cli.files import (
     clean_temporaries,
     disk_error,
     json_bytes,
+    make_directory,
     read_json,
     require_space,
     temporary,
     write_atomic,
 )
-from dreamer_cli.manifest import MANIFEST
+from dreamer_cli.manifest import BEST, MANIFEST, RANK, SCHEMA_VERSION
 from dreamer_cli.tensorfiles import Arrays, as_tensor, read_tensors, size_of, tensor_parts
 
 LOG = logging.getLogger(__name__)
-BEST = "best.json"
 _STEP = re.compile(r"[0-9]{9,}")
-_RANK = {"training": 0, "evaluation": 1}  # an evaluation says more than any number of training episodes
+_REPLACED = re.compile(r"\.replaced-([0-9]{9,})-[0-9a-f]+")
 
 
 class Loaded(NamedTuple):
@@ -64,6 +66,8 @@ class Checkpoints:
         versions: more versions to note in the manifest, e.g. `{"dreamer": "0.1"}`.
         warn: told about damage that was stepped over.
         files: the layer that changes the disk.
+        limits: file → most bytes that it can have; a larger one is damage, and not read. Whoever knows the model knows
+            (`tensorfiles.most_bytes`).
     """
 
     def __init__(
@@ -73,8 +77,10 @@ class Checkpoints:
         versions: Mapping[str, str] | None = None,
         warn: Callable[[str], None] = LOG.warning,
         files: Files = FILES,
+        limits: Mapping[str, int] | None = None,
     ) -> None:
         self.directory = directory
+        self.limits = dict(limits or {})
         self.keep = max(1, keep)
         self._versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
         self._versions |= versions or {}
@@ -87,8 +93,10 @@ class Checkpoints:
         """Steps of all checkpoint directories, damaged ones too, ascending."""
         try:
             names = [entry.name for entry in os.scandir(self.directory) if entry.is_dir(follow_symlinks=False)]
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a NUL in the name
             return []
+        except OSError as error:
+            raise StateError(f"{self.directory} cannot be listed: {error.strerror}.") from error
         return sorted(int(name) for name in names if _STEP.fullmatch(name) and name == _name(int(name)))
 
     def path(self, step: int) -> Path:
@@ -127,7 +135,7 @@ class Checkpoints:
         texts = {name: json_bytes(tree) for name, tree in trees.items()}
         final, draft = self.path(step), temporary(self.directory)
         try:
-            self.directory.mkdir(parents=True, exist_ok=True)
+            make_directory(self.directory)
             size = sum(map(size_of, tensors.values())) + sum(map(len, texts.values()))
             require_space(self.directory, size, self._files)
             self._files.mkdir(draft)
@@ -148,7 +156,7 @@ class Checkpoints:
                 raise disk_error(error, final) from error
             raise
         if replaced is not None:
-            self._files.remove(replaced)
+            self._remove(replaced)
         self._retain(step)
         return final
 
@@ -157,19 +165,52 @@ class Checkpoints:
         old = self.best()
         if not math.isfinite(score):
             return False
-        if old is not None and (_RANK[old["by"]], old["score"]) >= (_RANK[by], score):
+        if old is not None and (RANK[old["by"]], old["score"]) >= (RANK[by], score):
             return False
         best = {"step": step, "score": float(score), "by": by}
         write_atomic(self.directory / BEST, [json_bytes(best)], self._files)
         return True
 
+    def forget_beyond(self, step: int) -> bool:
+        """Drop a `best.json` that names a later step: a future that a resume gave up, and that scores no more.
+
+        Returns:
+            Whether there was one.
+
+        Raises:
+            ResourceError: the place cannot be written.
+        """
+        best = self.best()
+        if best is None or best["step"] <= step:
+            return False
+        try:
+            self._files.remove(self.directory / BEST)
+            self._files.sync(self.directory)
+        except OSError as error:
+            raise disk_error(error, self.directory / BEST) from error
+        return True
+
     def clean(self) -> None:
-        """Delete what interrupted saves and deletions left behind."""
+        """Undo what interrupted saves and deletions left behind; call it before looking for the newest.
+
+        A checkpoint that was put aside, and whose successor never came, gets its name back.
+        """
         clean_temporaries(self.directory, self._files)
+        for aside in sorted(self.directory.glob(".replaced-*")):
+            match = _REPLACED.fullmatch(aside.name)
+            if match and not os.path.lexists(self.path(int(match[1]))):
+                self._files.rename(aside, self.path(int(match[1])))
+                self._files.sync(self.directory)
+            elif match and manifests.is_ours(aside):
+                self._remove(aside)
 
     def _make_way(self, final: Path) -> Path | None:
-        """Move a directory aside that already has this name: the damaged checkpoint that a resume stepped over."""
-        if not final.exists():
+        """Put aside what already has this name: the same step saved again, or damaged and stepped over by a resume.
+
+        Two renames are not one: until the second, the step is there under the first one's name only, from which
+        `clean` brings it back.
+        """
+        if not os.path.lexists(final):
             return None
         if not manifests.is_ours(final):
             # Not known to be ours, so not ours to delete.
@@ -177,9 +218,15 @@ class Checkpoints:
                 final, temporary(self.directory).with_name(f"damaged-{final.name}-{os.urandom(4).hex()}")
             )
             return None
-        aside = temporary(self.directory)
+        aside = self.directory / f".replaced-{final.name}-{os.urandom(8).hex()}"
         self._files.rename(final, aside)
         return aside
+
+    def _remove(self, path: Path) -> None:
+        """Delete a directory of ours, which looks unfinished from the first moment on."""
+        aside = temporary(self.directory)
+        self._files.rename(path, aside)
+        self._files.remove(aside)
 
     def _retain(self, newest: int) -> None:
         """Delete all but the newest N and the best.
@@ -193,36 +240,23 @@ class Checkpoints:
         kept = set(sorted(kept)[-self.keep :]) | ({best["step"]} & kept if best else set())
         for step in steps:
             if step not in kept and manifests.is_ours(self.path(step)):
-                aside = temporary(self.directory)
                 try:
-                    self._files.rename(self.path(step), aside)
+                    self._remove(self.path(step))
                 except OSError as error:
                     self._warn(f"the old checkpoint {self.path(step)} could not be deleted: {error.strerror}")
-                else:
-                    self._files.remove(aside)
 
     # Reading: never writes, needs no lock.
 
     def best(self) -> dict[str, Any] | None:
         """What `best.json` says: `{"step", "score", "by"}`; nothing if there is none, or none that makes sense."""
-        path = self.directory / BEST
-        if not path.exists():
-            return None
         try:
-            best = read_json(path)
+            return manifests.read_best(self.directory)
         except StateError as error:
             self._warn(error.what)
             return None
-        sound = (
-            isinstance(best, dict)
-            and type(best.get("step")) is int
-            and isinstance(best.get("score"), (int, float))
-            and best.get("by") in _RANK
-        )
-        return best if sound else None
 
-    def candidates(self) -> Iterator[Path]:
-        """Checkpoints that verify, newest first; damaged ones are stepped over with a warning."""
+    def candidates(self, only: Collection[str] | None = None) -> Iterator[Path]:
+        """Checkpoints that verify (of `only` these files), newest first; others are stepped over with a warning."""
         seen: set[int] = set()
         for _ in range(2):  # once more, if a running training deleted one just now
             vanished = False
@@ -231,8 +265,7 @@ class Checkpoints:
                     continue
                 seen.add(step)
                 try:
-                    if self.verify(self.path(step))["step"] != step:
-                        raise StateError(f"{self.path(step)} holds another step than its name says.")
+                    self.verify(self.path(step), only)
                 except StateError as error:
                     vanished = vanished or not self.path(step).exists()
                     if self.path(step).exists():
@@ -242,13 +275,13 @@ class Checkpoints:
             if not vanished:
                 return
 
-    def latest(self) -> Path | None:
+    def latest(self, only: Collection[str] | None = None) -> Path | None:
         """The newest checkpoint that verifies; nothing if there is no checkpoint at all.
 
         Raises:
             StateError: there are some, but all are damaged.
         """
-        path = next(self.candidates(), None)
+        path = next(self.candidates(only), None)
         if path is None and self.steps():
             raise StateError(
                 f"no checkpoint in {self.directory} is whole.",
@@ -256,21 +289,24 @@ class Checkpoints:
             )
         return path
 
-    def choose(self, which: str | int = "best") -> Path:
+    def choose(self, which: str | int = "best", only: Collection[str] | None = None) -> Path:
         """The checkpoint that `--checkpoint best|last|STEP` means, verified; `best` is `last` where nothing was scored.
+
+        Args:
+            only: files that matter; a reader of the weights need not hash a replay of many gigabytes.
 
         Raises:
             StateError: there is no such checkpoint, or it is damaged.
         """
         if which == "best" and (best := self.best()) is not None:
             try:
-                self.verify(self.path(best["step"]))
+                self.verify(self.path(best["step"]), only)
             except StateError as error:
                 self._warn(f"the best checkpoint is not usable, taking the last: {error.what}")
             else:
                 return self.path(best["step"])
         if which in ("best", "last"):
-            path = self.latest()
+            path = self.latest(only)
             if path is None:
                 raise StateError(f"{self.directory} holds no checkpoint yet.", hint="Train for longer, then try again.")
             return path
@@ -280,33 +316,39 @@ class Checkpoints:
                 f"there is no checkpoint {which} in {self.directory}.",
                 hint=f"There are: {', '.join(['best', 'last', *map(str, known)])}." if known else "It holds none yet.",
             )
-        self.verify(self.path(int(which)))
+        self.verify(self.path(int(which)), only)
         return self.path(int(which))
 
     def read(self, which: str | int = "best", only: Collection[str] | None = None) -> Loaded:
         """`choose` and `load`, once more if a running training deleted the chosen one in between."""
-        path = self.choose(which)
+        path = self.choose(which, only)
         try:
             return self.load(path, only)
         except StateError:
             if path.exists():
                 raise
-        return self.load(self.choose(which), only)
+        return self.load(self.choose(which, only), only)
 
     def trees(self, name: str, up_to: int | None = None) -> list[Any]:
         """The JSON of this name from every checkpoint up to a step; left out where it cannot be read."""
         found = []
         for step in self.steps():
+            path = self.path(step)
             if up_to is None or step <= up_to:
                 try:
-                    found.append(read_json(self.path(step) / name))
+                    version = manifests.read_version(path)
+                    content = self._migrate(migrate.Content({}, {name: read_json(path / name)}), version, path)
+                    found.append(content.trees[name])
                 except StateError as error:
                     self._warn(error.what)
         return found
 
     def verify(self, path: Path, only: Collection[str] | None = None) -> dict[str, Any]:
         """Check a directory, the SHA-256 of `only` some files: see `manifest.verify`; returns the manifest."""
-        return manifests.verify(path, only, self._verified)
+        manifest = manifests.verify(path, only, self._verified, self.limits)
+        if path.name != _name(manifest["step"]):
+            raise StateError(f"{path} holds another step than its name says.")
+        return manifest
 
     def load(self, path: Path, only: Collection[str] | None = None) -> Loaded:
         """Read a checkpoint, or `only` some of its files (acting needs no optimiser and no replay).
@@ -321,7 +363,11 @@ class Checkpoints:
         names = sorted(files if only is None else only)
         tensors = {name: read_tensors(path / name) for name in names if name.endswith(".safetensors")}
         trees = {name: read_json(path / name) for name in names if name.endswith(".json")}
-        return Loaded(manifest["step"], path, tensors, trees, manifest["versions"])
+        content = self._migrate(migrate.Content(tensors, trees), manifest["schema_version"], path)
+        return Loaded(manifest["step"], path, *content, manifest["versions"])
+
+    def _migrate(self, content: migrate.Content, version: Any, path: Path) -> migrate.Content:
+        return migrate.migrate(content, version, SCHEMA_VERSION, migrate.CHECKPOINT, str(path))
 
 
 def _name(step: int) -> str:

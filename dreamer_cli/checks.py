@@ -43,6 +43,7 @@ WANTED = {
     "literal_error": "{expected}",
 }
 MOST_SUGGESTIONS = 4
+MOST_ENTRIES = 1000  # of any list in a configuration
 _FIELDS: dict[type[Any], dict[str, Any]] = {}
 
 
@@ -64,7 +65,7 @@ def validate(cls: type[T], tree: Tree) -> T:
         ConfigError: unknown key or kind, wrong type or range; the message has the dotted key.
     """
     _check_keys(cls, tree, (), cls)
-    _check_finite(tree)
+    _check_values(tree)
     try:
         return TypeAdapter(cls).validate_json(json.dumps(tree))
     except ValidationError as error:
@@ -152,10 +153,12 @@ def _kind(path: tuple[str, ...], value: Any, registry: Mapping[str, Any]) -> str
     return kind
 
 
-def _check_finite(tree: Tree) -> None:
+def _check_values(tree: Tree) -> None:
     for key, value in leaves(tree):
         numbers = value if isinstance(value, list) else [value]
         ours = not key.startswith(f"{FOREIGN}.")  # what environments are given is their affair
+        if ours and len(numbers) > MOST_ENTRIES:  # pydantic would explain every one of them
+            raise ConfigError(f"{key} is a list of {len(numbers)} entries, but must be a shorter one.")
         if ours and any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
             raise ConfigError(f"{key} is {describe(value)}, but must be finite.")
 

@@ -6,9 +6,11 @@ integrity are made here. No torch: listing and creating runs needs this module t
 
 import errno
 import hashlib
+import io
 import json
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,7 +18,9 @@ from typing import Any
 
 from dreamer_cli.errors import ResourceError, StateError
 
-JSON_LIMIT = 10_000_000  # bytes; whoever may write our files must not be able to fill our memory
+# Whoever may write our files must not be able to fill our memory. A byte of JSON becomes at most about 12 bytes of
+# numbers and texts, but a bracket or a colon some 200: both are limited. 4096 environments need half of either.
+JSON_LIMIT, JSON_NODES = 8_000_000, 400_000
 _BLOCK = 1 << 24  # bytes written and hashed at a time
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 TEMPORARY = ".tmp-"
@@ -81,6 +85,18 @@ def disk_error(error: OSError, path: Path) -> ResourceError:
     return ResourceError(f"{path} could not be written: {reason}.", hint="Check the disk and who owns the place.")
 
 
+def make_directory(path: Path) -> None:
+    """Make a directory inside one that exists: a run that somebody removed while it trains is not begun again.
+
+    Raises:
+        ResourceError: the one around it is gone, or cannot be written.
+    """
+    try:
+        path.mkdir(exist_ok=True)
+    except OSError as error:
+        raise disk_error(error, path) from error
+
+
 def require_space(path: Path, size: int, files: Files = FILES) -> None:
     """See that `size` bytes, and a fifth more, fit beside `path`.
 
@@ -124,9 +140,58 @@ def clean_temporaries(directory: Path, files: Files = FILES) -> None:
         files.remove(path)
 
 
+def open_file(path: Path) -> io.BufferedReader:
+    """Open a file for reading, if it is one: a pipe would be waited for, and a device never ends.
+
+    Raises:
+        OSError: it cannot be opened, or is something else than a file.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    except ValueError as error:  # a NUL in the name
+        raise OSError(errno.ENOENT, "no such file", str(path)) from error
+    return open(_only_files(descriptor, path), "rb")
+
+
+def open_append(path: Path) -> io.FileIO:
+    """Open a file to append to, unbuffered; made if it is missing.
+
+    Not through a link: in a run directory that somebody else made it could lead to any file of the user's.
+
+    Raises:
+        OSError: it cannot be opened, is a link, or something else than a file.
+    """
+    how = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+    return open(_only_files(os.open(path, how, 0o666), path), "ab", buffering=0)
+
+
+def _only_files(descriptor: int, path: Path) -> int:
+    kind = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(kind):
+        os.close(descriptor)
+        if stat.S_ISDIR(kind):
+            raise IsADirectoryError(errno.EISDIR, "it is a directory", str(path))
+        raise OSError(errno.EINVAL, "it is a pipe or a device, no file", str(path))
+    return descriptor
+
+
+def read_at_most(path: Path, most: int) -> bytes:
+    """The content of a file, or its first `most` + 1 bytes, which say that it is too long.
+
+    Raises:
+        OSError: it cannot be opened, or is something else than a file.
+    """
+    with open_file(path) as file:
+        return file.read(most + 1)
+
+
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal; about 1 GB/s."""
-    with path.open("rb") as file:
+    """SHA-256 of a file, in hexadecimal; about 1 GB/s.
+
+    Raises:
+        OSError: it cannot be read, or is something else than a file.
+    """
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -138,9 +203,9 @@ def json_bytes(tree: Any) -> bytes:
         StateError: the text is too long to be loaded again.
     """
     text = json.dumps(tree, allow_nan=False, sort_keys=True, separators=(",", ":")).encode()
-    if len(text) > JSON_LIMIT:
+    if problem := _too_much(text):
         raise StateError(
-            f"{len(text)} bytes of JSON are too many: nothing longer than {JSON_LIMIT} is read back.",
+            f"What is to be saved could not be read back: {problem}.",
             hint="If this is a run's checkpoint: save less often (--save-every), or lower run.num_envs.",
         )
     return text
@@ -153,13 +218,20 @@ def read_json(path: Path) -> Any:
         StateError: it is absent, too long, or no JSON.
     """
     try:
-        with path.open("rb") as file:
-            text = file.read(JSON_LIMIT + 1)
+        text = read_at_most(path, JSON_LIMIT)
     except OSError as error:
         raise StateError(f"{path} cannot be read: {error.strerror or error}.") from error
-    if len(text) > JSON_LIMIT:
-        raise StateError(f"{path} is longer than {JSON_LIMIT // 1_000_000} MB.")
+    if problem := _too_much(text):
+        raise StateError(f"{path} is not read: {problem}.")
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:  # ValueError: bad JSON, bad UTF-8, or a number of 5000 digits
         raise StateError(f"{path} is not valid JSON ({type(error).__name__}).") from error
+
+
+def _too_much(text: bytes) -> str:
+    """Why a text would take too much memory as a tree; empty if it would not."""
+    if len(text) > JSON_LIMIT:
+        return f"JSON of more than {JSON_LIMIT // 1_000_000} MB"
+    nodes = sum(map(text.count, (b"[", b"{", b":")))
+    return f"JSON of {nodes} lists and entries, more than {JSON_NODES}" if nodes > JSON_NODES else ""

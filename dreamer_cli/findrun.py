@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from dreamer_cli.errors import StateError, UsageError, closest
+from dreamer_cli.files import open_append, open_file
 from dreamer_cli.requests import Checkpoint
 from dreamer_cli.runs import RunDir
 
@@ -39,7 +40,7 @@ def register(root: Path, run: RunDir) -> bool:
     try:
         root.mkdir(parents=True, exist_ok=True)
         # One short write in append mode: two runs that start together do not tear each other's line.
-        with (root / INDEX).open("ab") as file:
+        with open_append(root / INDEX) as file:
             file.write(json.dumps(record).encode() + b"\n")
     except OSError:
         return False
@@ -113,9 +114,12 @@ def find_run(text: str, runs_dir: Path | None = None) -> Found:
 def _directories(path: Path) -> Iterator[Path]:
     try:
         entries = sorted(os.scandir(path), key=lambda entry: entry.name)
-    except (FileNotFoundError, NotADirectoryError):
+    except OSError:  # not there, no directory, or nothing that we may look into
         return
-    yield from (Path(entry.path) for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    for entry in entries:
+        place = Path(entry.path)
+        if not entry.name.startswith(".") and _is_dir(place):  # unlike the entry's own, no error for a circle of links
+            yield place
 
 
 def _is_dir(path: Path) -> bool:
@@ -174,7 +178,7 @@ def _last(root: Path) -> RunDir:
 def _index(root: Path) -> dict[Path, str]:
     """When each run of the root's index started last; torn lines, foreign lines and vanished runs are left out."""
     try:
-        with (root / INDEX).open("rb") as file:
+        with open_file(root / INDEX) as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - MAX_INDEX_BYTES))
             lines = file.read(MAX_INDEX_BYTES).splitlines()
     except OSError:

@@ -8,12 +8,14 @@ import fcntl
 import json
 import os
 import socket
+import stat
 import time
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 
 from dreamer_cli.errors import ResourceError, StateError
+from dreamer_cli.files import disk_error, read_at_most
 
 # `is_locked` takes the lock for an instant; a trainer that starts just then tries again.
 TRIES, PAUSE_S = 10, 0.03
@@ -42,8 +44,14 @@ class RunLock:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._descriptor: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        how = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         try:
+            self._descriptor: int | None = os.open(path, how, 0o644)
+        except FileNotFoundError as error:
+            raise disk_error(error, path) from error
+        try:
+            if not stat.S_ISREG(os.fstat(self._descriptor).st_mode):
+                raise StateError(f"{path} is a pipe or a device, no file.", hint="Delete it, or use another --run-dir.")
             self._acquire(self._descriptor)
         except BaseException:
             os.close(self._descriptor)
@@ -109,8 +117,7 @@ def is_locked(path: Path) -> bool:
 def _holder(path: Path) -> str:
     """` by process 12 on host since time`, as far as the lock file says so."""
     try:
-        with path.open("rb") as file:
-            me = json.loads(file.read(MAX_HOLDER_BYTES))
+        me = json.loads(read_at_most(path, MAX_HOLDER_BYTES))
         return f" by process {int(me['pid'])} on {me['host']} since {me['time']}"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return ""

@@ -1,4 +1,4 @@
-"""The manifest of a checkpoint: which files belong to it, their sizes and SHA-256, and its own."""
+"""What stands beside a checkpoint's data: its manifest (files, sizes, SHA-256, and its own), and which one is best."""
 
 import hashlib
 import os
@@ -8,21 +8,29 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from dreamer_cli import migrate
 from dreamer_cli.errors import StateError
 from dreamer_cli.files import JSON_LIMIT, file_digest, json_bytes, read_json
 
 SCHEMA, SCHEMA_VERSION = "dreamer.checkpoint", 1
-MANIFEST = "manifest.json"
+MANIFEST, BEST = "manifest.json", "best.json"
+RANK = {"training": 0, "evaluation": 1}  # an evaluation says more than any number of training episodes
 NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 
 
-def verify(path: Path, only: Collection[str] | None, known: set[tuple[str, int, int, int]]) -> dict[str, Any]:
+def verify(
+    path: Path,
+    only: Collection[str] | None,
+    known: set[tuple[str, int, int, int]],
+    limits: Mapping[str, int] | None = None,
+) -> dict[str, Any]:
     """Check a checkpoint directory: manifest, exact set of files, sizes, SHA-256 (of `only` these files, if given).
 
     Args:
         path: the directory.
         only: files whose content matters; null: all.
         known: files that were hashed before (digest, inode, size, time); added to, and not read again.
+        limits: file → most bytes that it can rightly have; what is larger is refused before it is read.
 
     Returns:
         The manifest.
@@ -42,12 +50,14 @@ def verify(path: Path, only: Collection[str] | None, known: set[tuple[str, int, 
         info = present[name]
         if not stat.S_ISREG(info.st_mode) or info.st_size != size:
             raise StateError(f"{path / name} has {info.st_size} bytes instead of {size}.")
+        if limits and size > limits.get(name, size):
+            raise StateError(f"{path / name} has {size} bytes, but this run's has at most {limits[name]}.")
         key = (digest, info.st_ino, size, info.st_mtime_ns)
         if (only is None or name in only) and key not in known:
             try:
                 actual = file_digest(path / name)
             except OSError as error:
-                raise StateError(f"{path / name} cannot be read: {error.strerror}.") from error
+                raise StateError(f"{path / name} cannot be read: {error.strerror or error}.") from error
             if actual != digest:
                 raise StateError(f"{path / name} is damaged: its SHA-256 differs from the manifest.")
             known.add(key)
@@ -75,18 +85,44 @@ def is_ours(path: Path) -> bool:
     return isinstance(manifest, dict) and manifest.get("schema") == SCHEMA
 
 
+def read_version(path: Path) -> int:
+    """The schema version of a checkpoint directory; today's where its manifest does not say.
+
+    What it names is then still taken for named, so that a damaged manifest makes nobody delete replay chunks.
+    """
+    try:
+        return int(_read_manifest(path)["schema_version"])
+    except StateError:
+        return SCHEMA_VERSION
+
+
+def read_best(directory: Path) -> dict[str, Any] | None:
+    """What `best.json` says: `{"step", "score", "by"}`; nothing if there is none, or none that makes sense.
+
+    Raises:
+        StateError: it is there, but cannot be read.
+    """
+    if not os.path.lexists(directory / BEST):
+        return None
+    best = read_json(directory / BEST)
+    sound = (
+        isinstance(best, dict)
+        and type(best.get("step")) is int
+        and best["step"] >= 0
+        and type(best.get("score")) in (int, float)
+        and abs(best["score"]) < 1e300  # neither NaN nor an integer that no float can hold
+        and best.get("by") in tuple(RANK)
+    )
+    return {key: best[key] for key in ("step", "score", "by")} if sound else None
+
+
 def _read_manifest(path: Path) -> dict[str, Any]:
     if not path.is_dir():
         raise StateError(f"{path} is no checkpoint directory.")
     manifest = read_json(path / MANIFEST)
     if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
         raise StateError(f"{path / MANIFEST} is no manifest of a checkpoint.")
-    version = manifest.get("schema_version")
-    if type(version) is int and version > SCHEMA_VERSION:
-        raise StateError(
-            f"{path} was written by a newer version (schema {version}, this one knows {SCHEMA_VERSION}).",
-            hint="pip install --upgrade dreamer-cli",
-        )
+    migrate.check_version(manifest.get("schema_version"), SCHEMA_VERSION, migrate.CHECKPOINT, str(path))
     rest = {key: value for key, value in manifest.items() if key != "sha256"}
     try:
         digest = hashlib.sha256(json_bytes(rest)).hexdigest()
@@ -103,8 +139,8 @@ def _is_sound(manifest: Mapping[str, Any]) -> bool:
     """Types of all fields; the digest proves that nothing was damaged, not that the writer meant well."""
     files, versions = manifest.get("files"), manifest.get("versions")
     return (
-        manifest.get("schema_version") == SCHEMA_VERSION
-        and type(manifest.get("step")) is int
+        type(manifest.get("step")) is int
+        and manifest["step"] >= 0
         and isinstance(versions, dict)
         and all(isinstance(version, str) for version in versions.values())
         and isinstance(files, dict)

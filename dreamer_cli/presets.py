@@ -22,6 +22,7 @@ from typing import Any
 
 from dreamer_cli import yamlio
 from dreamer_cli.errors import ConfigError, UsageError, closest
+from dreamer_cli.migrate import migrate_config
 from dreamer_cli.trees import Tree, merge, nest, parse_settings
 
 KINDS = ("algorithm", "size", "suite", "overlay")
@@ -136,7 +137,10 @@ def find(name: str, beside: Path | None = None) -> Preset:
         UsageError: no such preset. ConfigError: its file is no preset.
     """
     if name.endswith((".yaml", ".yml")) or "/" in name or os.sep in name:
-        path = Path(name).expanduser()
+        try:
+            path = Path(name).expanduser()
+        except RuntimeError as error:  # `~nobody`, or no home directory at all
+            raise UsageError(f"There is no preset {name!r}: {error}") from error
         return _read(str(beside / path if beside is not None else path), name)
     path = directory() / f"{name}.yaml"
     if not name or not path.is_file():
@@ -281,7 +285,7 @@ def _natural(name: str) -> tuple[str, int]:
 
 
 def _read(path: str, name: str) -> Preset:
-    tree = yamlio.load_file(Path(path))
+    tree = migrate_config(yamlio.load_file(Path(path)), path)
     about, extends = tree.pop("about", None) or {}, tree.pop("extends", None)
     if not isinstance(about, dict):
         raise ConfigError(f"{path}: about is {yamlio.describe(about)}, but wants a mapping.")

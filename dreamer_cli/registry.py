@@ -13,9 +13,12 @@ from dreamer_cli.errors import ConfigError, closest
 STRICT = ConfigDict(extra="forbid", strict=True)
 
 # Numbers with their ranges, for fields of settings.
-Count = Annotated[int, Field(ge=0)]
-AtLeastOne = Annotated[int, Field(ge=1)]
-AtLeastTwo = Annotated[int, Field(ge=2)]
+# Upper ends are far beyond any use: a file that asks for a million layers is told so, and not obeyed for hours.
+Count = Annotated[int, Field(ge=0, le=10**15)]
+AtLeastOne = Annotated[int, Field(ge=1, le=10**15)]
+Layers = Annotated[int, Field(ge=1, le=100)]
+Units = Annotated[int, Field(ge=1, le=65_536)]
+Choices = Annotated[int, Field(ge=2, le=65_536)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]

@@ -7,8 +7,10 @@ bar; elsewhere it is one plain `time key=value ...` line every 30 s or 1 %, whic
 import contextlib
 import math
 import os
+import shlex
 import sys
 import time
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -20,6 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.text import Text
 
 from dreamer_cli.errors import DreamerError
+from dreamer_cli.files import open_append
 
 LINE_SECONDS = 30.0
 LINE_FRACTION = 0.01
@@ -46,7 +49,28 @@ class Result:
 
 def printable(text: str) -> str:
     """Text with control characters spelled out, so that no name or message can steer a terminal."""
-    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
+    return "".join(c if _is_harmless(c) or c in "\n\t" else ascii(c)[1:-1] for c in text)
+
+
+def _is_harmless(c: str) -> bool:
+    """Also the blanks that Python does not call printable, and the joiners that emoji and many scripts need."""
+    return c.isprintable() or c in "\u200c\u200d" or unicodedata.category(c) == "Zs"
+
+
+def shell_line(*words: str) -> str:
+    """Words as a command on one line, which a shell takes apart into just these words.
+
+    What is no plain text (a line feed, bytes that are no UTF-8) becomes `$'...'`, which all but the oldest shells know.
+    """
+    return " ".join(map(_quoted, words))
+
+
+def _quoted(word: str) -> str:
+    if all(map(_is_harmless, word)):
+        return shlex.quote(word)
+    escaped = {"\\": "\\\\", "'": "\\'"}
+    parts = (escaped.get(c, c) if _is_harmless(c) else "".join(f"\\x{b:02x}" for b in os.fsencode(c)) for c in word)
+    return f"$'{''.join(parts)}'"
 
 
 def show_number(value: object) -> str:
@@ -179,8 +203,9 @@ class Reporter:
             return None
         try:
             self._log.parent.mkdir(parents=True, exist_ok=True)
-            with self._log.open("a", encoding="utf-8", errors="backslashreplace") as file:
-                file.write(f"{datetime.now().isoformat(timespec='seconds')} {text}\n")
+            with open_append(self._log) as file:
+                line = f"{datetime.now().isoformat(timespec='seconds')} {text}\n"
+                file.write(line.encode(errors="backslashreplace"))
         except OSError as err:
             path, self._log = self._log, None
             if self._log_notes:

@@ -14,17 +14,26 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
-from dreamer_cli import __version__
+from dreamer_cli import __version__, migrate
 from dreamer_cli.errors import StateError, UsageError
 from dreamer_cli.files import read_json, write_atomic
 from dreamer_cli.lock import RunLock, is_locked
 
-RUN_SCHEMA = "dreamer.run/1"
+RUN_SCHEMA, RUN_VERSION = "dreamer.run", 1
 STATUSES = ("running", "finished", "preempted", "interrupted", "failed", "diverged")
 PACKAGES = ("torch", "numpy", "gymnasium", "ale-py", "safetensors", "pydantic", "typer", "imageio")
 NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
+# What run.json holds where it holds it, since it is used without another look.
+FIELDS: dict[str, type | UnionType] = {
+    **dict.fromkeys(("status", "host", "device", "started", "env"), str),
+    **dict.fromkeys(("command", "presets", "typed_presets"), list),
+    **dict.fromkeys(("versions", "origins", "spec"), dict),
+    "init_from": dict | None,
+}
+TEXTS = ("command", "presets", "typed_presets", "versions", "origins")  # and only texts in these
 
 
 @dataclass(frozen=True)
@@ -111,17 +120,22 @@ class RunDir:
         tree = read_json(self.run_json)
         if not isinstance(tree, dict):
             raise StateError(f"{self.run_json} is damaged: no JSON object.", hint="Use another run.")
-        schema = tree.get("schema")
-        if schema != RUN_SCHEMA:
-            raise StateError(
-                f"{self.run_json} has schema {schema!r}; this version reads {RUN_SCHEMA!r}.",
-                hint="Use the version of dreamer that wrote it.",
-            )
+        name, _, version = str(tree.get("schema")).partition("/")
+        if name != RUN_SCHEMA or not re.fullmatch("[0-9]{1,9}", version):
+            raise StateError(f"{self.run_json} describes no run of dreamer.", hint="Use another run.")
+        tree = migrate.migrate(tree, int(version), RUN_VERSION, migrate.RUN, str(self.run_json))
+        for key, kind in FIELDS.items():
+            value = tree.get(key)
+            items = value.values() if isinstance(value, dict) else value or ()
+            sound = key not in tree or isinstance(value, kind)
+            if not sound or (key in TEXTS and not all(isinstance(item, str) for item in items)):
+                raise StateError(f"{self.run_json} is damaged: {key} makes no sense.", hint="Use another run.")
         return tree
 
     def write(self, tree: Mapping[str, Any]) -> None:
         """Replace run.json, atomically and durably; `schema` is added."""
-        text = json.dumps({"schema": RUN_SCHEMA, **tree}, indent=2, allow_nan=False, default=str)
+        schema = {"schema": f"{RUN_SCHEMA}/{RUN_VERSION}"}
+        text = json.dumps({**schema, **tree, **schema}, indent=2, allow_nan=False, default=str)
         write_atomic(self.run_json, [text.encode() + b"\n"])
 
     def update(self, **changes: Any) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+MOST_NUMBERS, MOST_KEYS = 16_000_000, 10_000  # in an observation or action that is read from a file
 OBSERVATION_DTYPES = {"image": "uint8", "vector": "float32", "discrete": "int32"}
 
 
@@ -111,17 +112,72 @@ class EnvSpec:
 
     @staticmethod
     def from_json(tree: Mapping[str, Any]) -> "EnvSpec":
-        """The inverse of `to_json`."""
+        """The inverse of `to_json`.
+
+        Raises:
+            KeyError, TypeError, AttributeError, ValueError: the tree is none of `to_json`'s, or a size in it is absurd.
+        """
 
         def tuples(record: Mapping[str, Any]) -> dict[str, Any]:
             return {key: tuple(value) if isinstance(value, list) else value for key, value in record.items()}
 
-        return EnvSpec(
+        spec = EnvSpec(
             observation={key: ObsSpec(**tuples(spec)) for key, spec in tree["observation"].items()},
             action=tuple(ActionPart(**tuples(part)) for part in tree["action"]),
             repeat=tree["repeat"],
-            left_out=tree.get("left_out", {}),
+            left_out=dict(tree.get("left_out", {})),
         )
+        _check_spec(spec)
+        return spec
+
+
+def _check_spec(spec: EnvSpec) -> None:
+    """See that what was read from a file has the types and sizes of a spec. A ValueError if not."""
+
+    def counts(values: Any) -> bool:
+        return isinstance(values, tuple) and all(type(value) is int and value >= 1 for value in values)
+
+    def plain(values: Any, *kinds: type) -> bool:
+        return isinstance(values, tuple) and all(type(value) in kinds for value in values)
+
+    def observation(obs: ObsSpec) -> bool:
+        return (
+            obs.kind in tuple(OBSERVATION_DTYPES)
+            and counts(obs.shape)
+            and counts(obs.classes)
+            and (obs.kind != "image" or len(obs.shape) == 3)
+            and len(obs.classes) == (math.prod(obs.shape) if obs.kind == "discrete" else 0)
+            and math.prod(obs.shape) <= MOST_NUMBERS
+        )
+
+    def part(part: ActionPart) -> bool:
+        return (
+            isinstance(part.key, str)
+            and part.kind in ("discrete", "continuous")
+            and counts(part.classes)
+            and type(part.size) is int
+            and part.width > 0
+            and counts(part.shape)
+            and plain(part.names, str)
+            and plain(part.low, int, float)
+            and plain(part.high, int, float)
+            and plain(part.start, int)
+            and plain(part.path, int, str)
+            and np.dtype(part.dtype).kind in "biuf"
+        )
+
+    sound = (
+        all(isinstance(key, str) and observation(obs) for key, obs in spec.observation.items())
+        and all(map(part, spec.action))
+        and 0 < len(spec.observation) <= MOST_KEYS
+        and 0 < len(spec.action) <= MOST_KEYS
+        and sum(obs.width for obs in spec.observation.values()) <= MOST_NUMBERS
+        and spec.action_width <= MOST_NUMBERS
+        and type(spec.repeat) is int
+        and 1 <= spec.repeat <= 10_000
+    )
+    if not sound:
+        raise ValueError("no spaces of an environment")
 
 
 def action_from_indices(part: ActionPart, indices: np.ndarray) -> np.ndarray:

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from dreamer_cli.errors import StateError
+from dreamer_cli.files import open_file
 
 Arrays = Mapping[str, Tensor | np.ndarray]
 
+HEADER_LIMIT = 2_000_000  # bytes; the latents of a replay with 4096 environments need half of it
 _NAMES = {
     torch.bool: "BOOL",
     torch.uint8: "U8",
@@ -45,11 +47,19 @@ def size_of(arrays: Arrays) -> int:
     return sum(value.nbytes for value in arrays.values())
 
 
+def most_bytes(arrays: Arrays, copies: int = 1) -> int:
+    """What a file of these tensors takes at most: data, some so many times over (an optimiser's), and the header."""
+    return copies * size_of(arrays) + HEADER_LIMIT + 8
+
+
 def tensor_parts(arrays: Arrays, metadata: Mapping[str, str] | None = None) -> Iterator[Any]:
     """A safetensors file as a sequence of buffers (header first), for `Files.write`.
 
     One tensor at a time leaves the device, and none is copied that already lies in main memory:
     a replay's latents may fill half of it. The library's own `save_file` copies all, and does not fsync.
+
+    Raises:
+        StateError: so many tensors could not be read back.
     """
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     offset = 0
@@ -63,6 +73,8 @@ def tensor_parts(arrays: Arrays, metadata: Mapping[str, str] | None = None) -> I
         offset += value.nbytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # data starts aligned
+    if len(text) > HEADER_LIMIT:
+        raise StateError(f"{len(arrays)} tensors in one file are more than can be read back.")
     yield len(text).to_bytes(8, "little") + text
     for value in arrays.values():
         if value.nbytes:
@@ -70,12 +82,16 @@ def tensor_parts(arrays: Arrays, metadata: Mapping[str, str] | None = None) -> I
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file, on the CPU.
+    """All tensors of a safetensors file, on the CPU; no larger than the file.
 
     Raises:
         StateError: it cannot be read as one.
     """
     try:
+        with open_file(path) as file:
+            header = int.from_bytes(file.read(8), "little")
+        if header > HEADER_LIMIT:  # the library allows 100 MB, which take seconds and a gigabyte
+            raise StateError(f"{path} is no readable safetensors file (a header of {header} bytes).")
         return safetensors.torch.load_file(path)
     except (OSError, safetensors.SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise StateError(f"{path} is no readable safetensors file ({error}).") from error
@@ -88,6 +104,18 @@ def load_into(module: nn.Module, tensors: Mapping[str, Tensor], what: str = "the
         StateError: they do not; the module is unchanged, and the message names what differs.
     """
     own = module.state_dict()
+    require_fit(own, tensors, what)
+    with torch.no_grad():
+        for name, value in own.items():
+            value.copy_(tensors[name])
+
+
+def require_fit(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], what: str = "the checkpoint") -> None:
+    """See that tensors have exactly these names, shapes and dtypes; `own` may be without memory (device `meta`).
+
+    Raises:
+        StateError: they have not; the message names what differs.
+    """
     differences = [f"{name} is missing" for name in own if name not in tensors]
     differences += [f"{name} is unknown" for name in tensors if name not in own]
     for name in own:
@@ -103,6 +131,3 @@ def load_into(module: nn.Module, tensors: Mapping[str, Tensor], what: str = "the
             f"{what} does not fit this model: {shown}.",
             hint="Use the settings that it was trained with (config.yaml of the run).",
         )
-    with torch.no_grad():
-        for name, value in own.items():
-            value.copy_(tensors[name])

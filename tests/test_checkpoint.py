@@ -15,12 +15,15 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import nn
 
+from dreamer_cli import checkpoint as checkpoint_module
 from dreamer_cli import files as files_module
+from dreamer_cli import manifest as manifests
+from dreamer_cli import migrate
 from dreamer_cli.checkpoint import Checkpoints
 from dreamer_cli.errors import DivergedError, ResourceError, StateError
 from dreamer_cli.files import DiskFullError, Files, write_atomic
 from dreamer_cli.manifest import MANIFEST
-from dreamer_cli.tensorfiles import load_into
+from dreamer_cli.tensorfiles import load_into, most_bytes
 from tests.crash import Recorder, rebuild, spoilable
 
 WEIGHTS, STATE = "weights.safetensors", "state.json"
@@ -33,6 +36,7 @@ def content(step: int):
 
 def make(directory: Path, *steps: int, **settings) -> Checkpoints:
     """Checkpoints of these steps."""
+    directory.mkdir(exist_ok=True)
     checkpoints = Checkpoints(directory / "checkpoints", **{"keep": 3, **settings})
     for step in steps:
         checkpoints.save(step, *content(step))
@@ -103,8 +107,92 @@ def test_best_is_the_highest_and_evaluations_outrank_training(tmp_path):
     for step, score, by, taken in marks:
         assert checkpoints.mark_best(step, score, by) == taken
     assert checkpoints.best() == {"step": 7, "score": 0.0, "by": "evaluation"}
-    (tmp_path / "checkpoints" / "best.json").write_text('{"step": "x"}')
+    for text in (
+        '{"step": "x"}',
+        '{"step": -1, "score": 1.0, "by": "training"}',
+        '{"step": 7, "score": NaN, "by": "training"}',
+        '{"step": 7, "score": 1' + "0" * 400 + ', "by": "training"}',
+        '{"step": 7, "score": 1.0, "by": []}',
+        "[" * 100_000,
+    ):
+        (tmp_path / "checkpoints" / "best.json").write_text(text)
+        assert checkpoints.best() is None
+        assert checkpoints.mark_best(1, 0.0, "training")
+
+
+def test_the_best_of_a_given_up_future_is_forgotten(tmp_path):
+    checkpoints = make(tmp_path, 10, 20)
+    assert not checkpoints.forget_beyond(0)
+    checkpoints.mark_best(20, 9.0, "evaluation")
+    assert not checkpoints.forget_beyond(20)
+    assert not checkpoints.mark_best(15, 3.0, "training")
+    assert checkpoints.forget_beyond(10)
     assert checkpoints.best() is None
+    assert checkpoints.mark_best(15, 3.0, "training")
+
+
+def test_older_versions_are_migrated_step_by_step(tmp_path, monkeypatch):
+    """Version 1 is rewritten as if this were version 3: state.json renamed its counter, then got a new one."""
+    checkpoints = make(tmp_path, 10, 20)
+
+    def to_two(content: migrate.Content) -> migrate.Content:
+        trees = {name: {"count": tree["updates"]} for name, tree in content.trees.items()}
+        weights = {name: {**file, "c": file["a"] * 2} for name, file in content.tensors.items()}
+        return migrate.Content(weights, trees)
+
+    def to_three(content: migrate.Content) -> migrate.Content:
+        return content._replace(trees={name: {**tree, "new": 1} for name, tree in content.trees.items()})
+
+    for module in (manifests, checkpoint_module):
+        monkeypatch.setattr(module, "SCHEMA_VERSION", 3)
+    with pytest.raises(StateError, match="too old"):
+        checkpoints.load(checkpoints.path(20))
+    monkeypatch.setattr(migrate, "CHECKPOINT", {1: to_two, 2: to_three})
+    checkpoints.save(30, {WEIGHTS: {"a": torch.zeros(1)}}, {STATE: {"count": 30, "new": 5}})
+    loaded = checkpoints.load(checkpoints.path(20))
+    assert loaded.trees == {STATE: {"count": 20, "new": 1}}
+    assert torch.equal(loaded.tensors[WEIGHTS]["c"], torch.full((2, 3), 40.0))
+    assert checkpoints.read(10, only=[STATE]).trees[STATE]["count"] == 10
+    assert checkpoints.read(30).trees[STATE] == {"count": 30, "new": 5}
+    assert [tree["count"] for tree in checkpoints.trees(STATE)] == [10, 20, 30]
+    monkeypatch.setattr(migrate, "CHECKPOINT", {1: lambda content: content.trees["gone"], 2: to_three})
+    with pytest.raises(StateError, match="what schema 1 has"):
+        checkpoints.load(checkpoints.path(20))
+    for module in (manifests, checkpoint_module):
+        monkeypatch.setattr(module, "SCHEMA_VERSION", 2)
+    with pytest.raises(StateError, match="newer version") as caught:
+        checkpoints.load(checkpoints.path(30))
+    assert "upgrade" in caught.value.hint
+
+
+def test_files_larger_than_the_model_needs_are_not_read(tmp_path, monkeypatch):
+    """A sparse terabyte whose manifest agrees is refused without hashing it."""
+    tensors, _ = content(10)
+    checkpoints = make(tmp_path, 10, 20, limits={WEIGHTS: most_bytes(tensors[WEIGHTS])}, warn=lambda _: None)
+    forged(checkpoints.path(20), WEIGHTS, 1 << 40)
+    digest = manifests.file_digest
+
+    def no_terabytes(path: Path) -> str:
+        assert path.stat().st_size < 1 << 30
+        return digest(path)
+
+    monkeypatch.setattr(manifests, "file_digest", no_terabytes)
+    with pytest.raises(StateError, match="has at most"):
+        checkpoints.load(checkpoints.path(20))
+    assert checkpoints.latest() == checkpoints.path(10)
+    assert most_bytes(tensors[WEIGHTS]) >= (checkpoints.path(10) / WEIGHTS).stat().st_size
+
+
+def forged(path: Path, name: str, size: int | None = None) -> None:
+    """Write a manifest that vouches for a file as it is now, or for so many bytes of holes."""
+    if size is not None:
+        os.truncate(path / name, size)
+    manifest = json.loads((path / MANIFEST).read_text())
+    del manifest["sha256"]
+    info = (path / name).stat()
+    manifest["files"][name] = [info.st_size, "0" * 64 if size else files_module.file_digest(path / name)]
+    digest = hashlib.sha256(files_module.json_bytes(manifest)).hexdigest()
+    (path / MANIFEST).write_text(json.dumps({**manifest, "sha256": digest}))
 
 
 def test_retention_keeps_the_newest_and_the_best_and_nothing_else_of_ours(tmp_path):
@@ -169,6 +257,8 @@ def test_strangers_and_other_versions_are_refused(tmp_path):
     checkpoints.path(10).rename(checkpoints.path(11))
     with pytest.raises(StateError, match="no checkpoint in"):
         checkpoints.latest()
+    with pytest.raises(StateError, match="another step"):
+        checkpoints.load(checkpoints.path(11))
     manifest = checkpoints.path(11) / MANIFEST
     text = manifest.read_text()
     manifest.write_text(text.replace('"step":10', '"step":11'))
@@ -181,8 +271,11 @@ def test_strangers_and_other_versions_are_refused(tmp_path):
     manifest.write_bytes(b"[" * 100_000)
     with pytest.raises(StateError, match="JSON"):
         checkpoints.load(checkpoints.path(11))
-    manifest.write_bytes(b" " * 10_000_001)
-    with pytest.raises(StateError, match="10 MB"):
+    manifest.write_bytes(b" " * 8_000_001)
+    with pytest.raises(StateError, match="8 MB"):
+        checkpoints.load(checkpoints.path(11))
+    manifest.write_text(json.dumps({**json.loads(text), "schema_version": "1"}))
+    with pytest.raises(StateError, match="does not say which version"):
         checkpoints.load(checkpoints.path(11))
 
 
@@ -205,11 +298,7 @@ def test_loading_anything_gives_a_state_error_or_the_truth(tmp_path, data):
         raw[at : at + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
     (path / name).write_bytes(bytes(raw))
     if name != MANIFEST and data.draw(st.booleans()):
-        manifest = json.loads((path / MANIFEST).read_text())
-        del manifest["sha256"]
-        manifest["files"][name] = [len(raw), files_module.file_digest(path / name)]
-        digest = hashlib.sha256(files_module.json_bytes(manifest)).hexdigest()
-        (path / MANIFEST).write_text(json.dumps({**manifest, "sha256": digest}))
+        forged(path, name)
     try:
         loaded = Checkpoints(directory / "checkpoints").load(path)
     except StateError:
@@ -288,6 +377,14 @@ def test_a_failing_disk_leaves_the_old_checkpoint_and_no_rest(tmp_path, code, ki
     make(tmp_path / "11", files=Failing(11, code)).save(20, *content(20))  # ten changes make a save
 
 
+def test_a_run_that_was_removed_meanwhile_is_not_begun_again(tmp_path):
+    checkpoints = make(tmp_path / "run", 10)
+    shutil.rmtree(tmp_path / "run")
+    with pytest.raises(ResourceError, match="could not be written"):
+        checkpoints.save(20, *content(20))
+    assert not (tmp_path / "run").exists()
+
+
 def test_space_is_checked_first(tmp_path):
     class Small(Files):
         def free(self, path):
@@ -298,6 +395,55 @@ def test_space_is_checked_first(tmp_path):
         checkpoints.save(1, {WEIGHTS: {"a": torch.zeros(1_000_000)}}, {})
     assert os.listdir(checkpoints.directory) == []
     checkpoints.save(1, {WEIGHTS: {"a": torch.zeros(900_000)}}, {})
+
+
+def test_a_crash_while_a_step_is_saved_again_loses_neither(tmp_path):
+    """The same step once more (an evaluation after the last save): after `clean`, its old or its new state is there.
+
+    A second crash may hit `clean` itself; readers never see anything damaged meanwhile.
+    """
+    root, before, disk = tmp_path / "run", tmp_path / "before", tmp_path / "disk"
+    make(root, 10, 20, keep=1)
+    shutil.copytree(root, before)
+    recorder = Recorder()
+    make(root, keep=1, files=recorder).save(20, content(20)[0], {STATE: {"updates": 21}})
+    seen, states, warnings = [], 0, []
+    for length in range(len(recorder.log) + 1):
+        log = recorder.log[:length]
+        for spoiled in [None, *spoilable(log)]:
+            rebuild(before, root, log, spoiled, disk)
+            assert make(disk, warn=warnings.append).latest() in (None, disk / "checkpoints" / "000000020")
+            again = tmp_path / "again"
+            shutil.rmtree(again, ignore_errors=True)
+            shutil.copytree(disk, again)
+            cleaning = Recorder()
+            make(disk, files=cleaning).clean()
+            for cut in range(len(cleaning.log) + 1):
+                states += 1
+                rebuild(again, disk, cleaning.log[:cut], None, tmp_path / "third")
+                checkpoints = make(tmp_path / "third", warn=warnings.append)
+                checkpoints.clean()
+                loaded = checkpoints.read("last")
+                assert loaded.step == 20
+                assert loaded.trees[STATE]["updates"] in (20, 21)
+                assert not [path for path in checkpoints.directory.iterdir() if path.name.startswith(".")]
+            seen += [loaded.trees[STATE]["updates"]] if spoiled is None else []
+    assert states >= 50
+    assert seen == sorted(seen)
+    assert (seen[0], seen[-1]) == (20, 21)
+    assert warnings == []
+
+
+def test_clean_touches_nothing_that_is_not_ours(tmp_path):
+    checkpoints = make(tmp_path, 10)
+    odd = checkpoints.directory / ".replaced-000000010-abc"
+    odd.mkdir()
+    (odd / "thesis.txt").write_text("not ours")
+    (checkpoints.directory / ".replaced-x").write_text("nor this")
+    checkpoints.clean()
+    assert (odd / "thesis.txt").exists()
+    assert (checkpoints.directory / ".replaced-x").exists()
+    assert checkpoints.steps() == [10]
 
 
 @pytest.mark.parametrize("keep", [1, 3])
@@ -325,7 +471,7 @@ def test_a_crash_at_any_moment_leaves_the_old_or_the_new_checkpoint(tmp_path, ke
             assert_holds(checkpoints, path, int(path.name))
             seen += [int(path.name)] if spoiled is None else []
             checkpoints.clean()
-            assert not list(checkpoints.directory.glob(".tmp-*"))
+            assert not list(checkpoints.directory.glob(".*"))
             assert_holds(checkpoints, checkpoints.latest(), int(path.name))
     assert states >= 30
     assert seen == sorted(seen)  # once committed, it stays
@@ -369,7 +515,7 @@ def test_a_reader_survives_a_racing_retention(tmp_path, monkeypatch):
     checkpoints = make(tmp_path, 10, warn=warnings.append)
     verify, raced = checkpoints.verify, []
 
-    def race(path, only=None):
+    def race(path, only=None):  # as `verify`
         if not raced:
             raced.append(True)
             make(tmp_path, 20, keep=1)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from dreamer_cli import lock as lock_module
+from dreamer_cli import migrate, runs
 from dreamer_cli.errors import StateError, UsageError
 from dreamer_cli.findrun import INDEX, all_runs, find_checkpoint, find_run, list_runs, register, runs_root
 from dreamer_cli.lock import RunLock, is_locked
@@ -78,7 +79,9 @@ def test_the_first_record_says_who_runs_what_with_which_versions():
         b'{"schema": "dreamer.run/2"}',
         b'{"schema": null}',
         b"[" * 100_000,
-        b" " * 10_000_001,
+        b" " * 8_000_001,
+        b'{"schema": "dreamer.run/1", "presets": 3}',
+        b'{"schema": "dreamer.run/1", "versions": {"torch": [1]}}',
     ],
 )
 def test_a_damaged_run_json_is_a_state_error(tmp_path, content):
@@ -86,6 +89,29 @@ def test_a_damaged_run_json_is_a_state_error(tmp_path, content):
     run.run_json.write_bytes(content)
     with pytest.raises(StateError):
         run.read()
+
+
+def test_an_older_run_json_is_migrated_and_a_newer_one_refused(tmp_path, monkeypatch):
+    """As if this were version 3, which calls the environment `env`, and version 2 called it `game`."""
+    run = RunDir(tmp_path)
+    run.write({"env_id": "CartPole-v1"})
+    steps = {
+        1: lambda tree: {"game": tree.pop("env_id"), **tree},
+        2: lambda tree: {"env": tree.pop("game"), **tree},
+    }
+    monkeypatch.setattr(migrate, "RUN", steps)
+    monkeypatch.setattr(runs, "RUN_VERSION", 3)
+    assert run.read()["env"] == "CartPole-v1"
+    run.update(status="finished")
+    assert json.loads(run.run_json.read_text()) == {
+        "schema": "dreamer.run/3",
+        "env": "CartPole-v1",
+        "status": "finished",
+    }
+    monkeypatch.setattr(runs, "RUN_VERSION", 2)
+    with pytest.raises(StateError, match="newer version") as caught:
+        run.read()
+    assert "upgrade" in caught.value.hint
 
 
 def test_a_pipe_in_place_of_run_json_does_not_block(tmp_path):

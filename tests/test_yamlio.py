@@ -1,6 +1,7 @@
 """YAML means what it looks like, refuses what it must, and survives a round trip."""
 
 import math
+import os
 import time
 from pathlib import Path
 
@@ -224,8 +225,14 @@ def test_files(tmp_path):
 
 @pytest.mark.skipif(not Path("/dev/zero").exists(), reason="a POSIX device")
 def test_an_endless_file_is_not_read_to_its_end():
-    with pytest.raises(ConfigError, match="larger"):
+    with pytest.raises(ConfigError, match="a pipe or a device"):
         yamlio.load_file(Path("/dev/zero"))
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "config.yaml")
+    with pytest.raises(ConfigError, match="a pipe or a device"):
+        yamlio.load_file(tmp_path / "config.yaml")
 
 
 @pytest.mark.parametrize("text", ["a: b", "- a", "*x", "!!str x", "a: b: c"])

@@ -3,7 +3,6 @@
 import contextlib
 import io
 import os
-import shlex
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -11,10 +10,10 @@ from typing import Any
 from typer.exceptions import Abort, TyperException
 
 from dreamer_cli.cli.app import app, verbs
-from dreamer_cli.cli.output import document, print_error, print_json, print_lines
+from dreamer_cli.cli.output import document, print_error, print_json, print_lines, settle_stderr
 from dreamer_cli.cli.session import Session
 from dreamer_cli.errors import Preempted
-from dreamer_cli.report import Result
+from dreamer_cli.report import Result, shell_line
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,6 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         session.fail(error)
         print_error(session.report, session.error) if session.error else None
         return session.error.exit_code if session.error else 1
+    finally:
+        if session.is_process:
+            settle_stderr()
 
 
 def _parse_and_call(session: Session) -> int:
@@ -66,7 +68,7 @@ def _print(session: Session, code: int) -> int:
     elif result is not None:
         print_lines(result.text)
     if error is not None:
-        again = shlex.join(["dreamer", *session.argv]) if error.exit_code == Preempted.exit_code else ""
+        again = shell_line("dreamer", *session.argv) if error.exit_code == Preempted.exit_code else ""
         print_error(session.report, error, result.command if result else again)
         return error.exit_code
     return code

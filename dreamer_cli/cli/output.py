@@ -90,6 +90,19 @@ def discard_stdout() -> None:
         os.close(nowhere)
 
 
+def settle_stderr() -> None:
+    """See that the interpreter's own flush at exit finds a stderr that takes what is left: else it exits with 120."""
+    stream = sys.__stderr__
+    if stream is None or sys.stderr is not stream:
+        return
+    try:
+        stream.flush()
+    except (OSError, ValueError):  # a full disk, or nobody reads it any more
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 2)
+        os.close(nowhere)
+
+
 def print_error(report: Reporter, error: DreamerError, command: str = "") -> None:
     """The two lines on stderr, and after them the command that goes on, if there is one."""
     advice = hint(error)
@@ -98,7 +111,7 @@ def print_error(report: Reporter, error: DreamerError, command: str = "") -> Non
     report.say(Text.assemble(("error  ", "bold red"), printable(_line(error.what))))
     report.say(Text.assemble(("hint   ", "cyan"), printable(advice)))
     if command:
-        report.say(Text(printable(_line(command))))
+        report.say(Text(printable(command)))
 
 
 def hint(error: DreamerError) -> str:
@@ -109,4 +122,5 @@ def hint(error: DreamerError) -> str:
 
 
 def _line(text: str) -> str:
-    return " ".join(text.split()) or "no message"
+    """On one line; blanks stay as they are, because they may be part of a path."""
+    return " ".join(filter(None, map(str.strip, text.splitlines()))) or "no message"

@@ -3,7 +3,6 @@
 import contextlib
 import inspect
 import os
-import shlex
 import signal
 import sys
 import traceback
@@ -19,7 +18,7 @@ from typer.exceptions import TyperException
 
 from dreamer_cli.cli.failures import explain
 from dreamer_cli.errors import DreamerError, Preempted
-from dreamer_cli.report import Reporter, Result, printable
+from dreamer_cli.report import Reporter, Result, printable, shell_line
 from dreamer_cli.requests import Checkpoint
 
 PANEL = "Output"
@@ -174,7 +173,7 @@ def early_signals(is_process: bool, argv: Sequence[str]) -> Iterator[None]:
 
     Nothing has begun by then, so raising is safe; later `StopSignal` takes over.
     """
-    again = shlex.join(["dreamer", *argv])
+    again = shell_line("dreamer", *argv)
     process = os.getpid()
 
     def stop(number: int, frame: FrameType | None) -> None:

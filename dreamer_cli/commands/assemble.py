@@ -1,5 +1,6 @@
 """Config → agent, replay, learner, environments. All parts meet only here."""
 
+import math
 import os
 import warnings
 from collections.abc import Callable, Mapping
@@ -14,20 +15,24 @@ from dreamer_cli.acting import latent_fields
 from dreamer_cli.agent import Agent
 from dreamer_cli.checkpoint import Checkpoints
 from dreamer_cli.config import Config, load_config
-from dreamer_cli.errors import ResourceError, StateError
+from dreamer_cli.envs.state import LARGEST as LARGEST_STATE
+from dreamer_cli.errors import ConfigError, ResourceError, StateError
 from dreamer_cli.findrun import find_checkpoint
 from dreamer_cli.learner import Learner
-from dreamer_cli.memory import keep_freed_memory
-from dreamer_cli.replay.ring import Plan, plan
-from dreamer_cli.replay.storage import Replay
+from dreamer_cli.memory import keep_freed_memory, total_memory
+from dreamer_cli.numbers import format_bytes
+from dreamer_cli.replay.ring import Plan, plan, record_fields
+from dreamer_cli.replay.storage import MOST_RECORDS, Replay
 from dreamer_cli.report import Reporter
 from dreamer_cli.requests import Checkpoint
 from dreamer_cli.runs import RunDir
 from dreamer_cli.spaces import EnvSpec
-from dreamer_cli.tensorfiles import load_into
+from dreamer_cli.tensorfiles import load_into, most_bytes, require_fit, size_of
 
-# Files of a checkpoint that several commands read.
-WEIGHTS, REPLAY = "weights.safetensors", "replay.json"
+# Files of a checkpoint.
+WEIGHTS, OPTIMIZER, LATENTS = "weights.safetensors", "optimizer.safetensors", "latents.safetensors"
+ENVS = "envs.safetensors"
+STATE, REPLAY = "state.json", "replay.json"
 
 
 def derive_seed(seed: int, purpose: str) -> int:
@@ -85,8 +90,60 @@ def prepare_torch(cfg: Config) -> None:
     torch.backends.cudnn.benchmark = not cfg.run.deterministic
 
 
+def outline(cfg: Config, spec: EnvSpec) -> Agent:
+    """The agent without memory: its names, shapes and sizes, of whatever size it may be.
+
+    Raises:
+        ConfigError: its sizes are beyond all numbers.
+    """
+    try:
+        with torch.device("meta"):
+            return Agent(cfg.world, cfg.behaviour, spec)
+    except (RuntimeError, OverflowError, MemoryError) as error:
+        raise ConfigError(
+            f"A model of these sizes cannot be built: {str(error).splitlines()[0]}.", hint="Choose a smaller --size."
+        ) from error
+
+
+def require_memory(agent: Agent) -> None:
+    """See that this machine has memory for an agent (on the device `meta`) before it is made.
+
+    Raises:
+        ResourceError: it has not.
+    """
+    # What is free now says little: much of what is in use are files that the system lets go of.
+    size, most = size_of(agent.state_dict()), total_memory()
+    if size > most:
+        raise ResourceError(
+            f"The model takes {format_bytes(size)}, but this machine has {format_bytes(most)} of memory.",
+            hint="Choose a smaller --size.",
+        )
+
+
+def checkpoint_limits(cfg: Config, agent: Agent) -> dict[str, int]:
+    """How large the files of a run's checkpoints can be: `Checkpoints(..., limits=)`. The agent may be an outline."""
+    weights = agent.state_dict()
+    record = sum(math.prod(shape) * dtype.itemsize for shape, dtype in latent_fields(agent).values())
+    # An environment: what it shows, what the policy carries and is about to store of it, and its own state.
+    fields = {**record_fields(agent.spec), **latent_fields(agent)}
+    shown = sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in fields.values())
+    carry = agent.initial(1)
+    carried = sum(x.nbytes for x in (*carry.state, carry.action))
+    return {
+        ENVS: most_bytes({}) + cfg.run.num_envs * (8 * shown + carried + LARGEST_STATE),
+        WEIGHTS: most_bytes(weights),
+        OPTIMIZER: most_bytes(weights, copies=4),
+        LATENTS: most_bytes({}) + record * (cfg.replay.capacity or MOST_RECORDS),
+    }
+
+
 def build_agent(cfg: Config, spec: EnvSpec, device: torch.device | str) -> Agent:
-    """An agent with fresh weights, drawn from the run's seed and from nothing else."""
+    """An agent with fresh weights, drawn from the run's seed and from nothing else.
+
+    Raises:
+        ConfigError, ResourceError: it is too large for numbers, or for the memory.
+    """
+    require_memory(outline(cfg, spec))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(cfg.run.seed, "weights"))
         return Agent(cfg.world, cfg.behaviour, spec).to(device)
@@ -144,7 +201,7 @@ def saved_spec(run: RunDir) -> EnvSpec:
     """
     try:
         return EnvSpec.from_json(run.read()["spec"])
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise StateError(f"{run.run_json} does not describe the run's spaces.", hint="Use another run.") from error
 
 
@@ -174,8 +231,13 @@ class LoadedRun:
         self.spec = saved_spec(self.run)
         self.device = choose_device(device or "auto")
         prepare_torch(self.cfg)
-        loaded = Checkpoints(self.run.checkpoints, warn=reporter.warn).read(which, only=[WEIGHTS])
+        # What is there is compared with what has to be there before memory is taken for either.
+        model = outline(self.cfg, self.spec)
+        limits = checkpoint_limits(self.cfg, model)
+        checkpoints = Checkpoints(self.run.checkpoints, warn=reporter.warn, limits=limits)
+        loaded = checkpoints.read(which, only=[WEIGHTS])
         self.step, self.path = loaded.step, loaded.path
+        require_fit(model.state_dict(), loaded.tensors[WEIGHTS], str(self.path))
         self.agent = build_agent(self.cfg, self.spec, self.device)
         load_weights(self.agent, loaded.tensors[WEIGHTS], str(self.path))
         self.agent.eval().requires_grad_(False)

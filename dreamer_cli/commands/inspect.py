@@ -5,11 +5,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from dreamer_cli.agent import Agent
 from dreamer_cli.checkpoint import Checkpoints
-from dreamer_cli.commands.assemble import saved_spec
+from dreamer_cli.commands.assemble import checkpoint_limits, outline, saved_spec
 from dreamer_cli.commands.listing import TAIL_BYTES, summarise
 from dreamer_cli.config import Config, load_config
 from dreamer_cli.errors import StateError
@@ -17,7 +14,7 @@ from dreamer_cli.findrun import find_checkpoint
 from dreamer_cli.log import read_metrics
 from dreamer_cli.numbers import format_bytes, format_count
 from dreamer_cli.registry import to_tree
-from dreamer_cli.report import Reporter, Result
+from dreamer_cli.report import Reporter, Result, shell_line
 from dreamer_cli.requests import Checkpoint
 from dreamer_cli.runs import RunDir
 from dreamer_cli.spaces import EnvSpec
@@ -51,10 +48,11 @@ def inspect(
     """
     run, which = find_checkpoint(text, runs_dir, checkpoint)
     record, cfg, spec = run.read(), load_config(run.config), saved_spec(run)
-    checks = verify(run, report)
-    chosen = _choose(run, which, asked=which != "best")
-    with torch.device("meta"):  # shapes without memory: the counts of a 400M model cost nothing
-        parameters = Agent(cfg.world, cfg.behaviour, spec).parameter_counts()
+    agent = outline(cfg, spec)  # shapes without memory: the counts of a 400M model cost nothing
+    limits = checkpoint_limits(cfg, agent)
+    checks = verify(run, report, limits)
+    chosen = _choose(run, which, which != "best", limits)
+    parameters = agent.parameter_counts()
     damaged = [check for check in checks if check.problem]
     told = {
         **_state(run, record),
@@ -76,9 +74,9 @@ def inspect(
     return Result(told, lines, _problem(run, damaged))
 
 
-def verify(run: RunDir, report: Reporter) -> list[Verified]:
-    """Check every file of every checkpoint against its manifest."""
-    checkpoints = Checkpoints(run.checkpoints, warn=report.warn)
+def verify(run: RunDir, report: Reporter, limits: Mapping[str, int] | None = None) -> list[Verified]:
+    """Check every file of every checkpoint against its manifest, and its size against the model's (`limits`)."""
+    checkpoints = Checkpoints(run.checkpoints, warn=report.warn, limits=limits)
     best, steps, found = checkpoints.best(), checkpoints.steps(), []
     with report.progress("verifying", total=len(steps)) as progress:
         for step in steps:
@@ -87,16 +85,18 @@ def verify(run: RunDir, report: Reporter) -> list[Verified]:
                 checkpoints.verify(path)
             except StateError as error:
                 problem = error.what
+            if not path.is_dir():  # a running training deleted it just now
+                continue
             size = sum(file.lstat().st_size for file in path.glob("*"))
             found.append(Verified(step, str(path), size, best is not None and best["step"] == step, problem))
             progress.advance()
     return found
 
 
-def _choose(run: RunDir, which: Checkpoint, asked: bool) -> int | None:
+def _choose(run: RunDir, which: Checkpoint, asked: bool, limits: Mapping[str, int]) -> int | None:
     """The step that `--checkpoint` means; None if there is nothing to choose from and nothing was asked for."""
     # What is damaged was reported by `verify` already, in one place.
-    checkpoints = Checkpoints(run.checkpoints, warn=lambda text: None)
+    checkpoints = Checkpoints(run.checkpoints, warn=lambda text: None, limits=limits)
     try:
         return int(checkpoints.choose(which).name)
     except StateError:
@@ -109,7 +109,9 @@ def _problem(run: RunDir, damaged: list[Verified]) -> StateError | None:
     if not damaged:
         return None
     more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
-    hint = f"The others are whole; `dreamer train --run-dir {run.path}` goes on from the newest of them."
+    hint = (
+        f"The others are whole; `{shell_line('dreamer', 'train', '--run-dir', str(run.path))}` goes on from the newest."
+    )
     return StateError(f"{damaged[0].problem.rstrip('.')}{more}.", hint=hint)
 
 
@@ -117,7 +119,8 @@ def _state(run: RunDir, record: Mapping[str, Any]) -> dict[str, Any]:
     """Where the run stands, from run.json and the end of its metrics."""
     row = summarise(run)
     last = (read_metrics(run.metrics, TAIL_BYTES) or [{}])[-1]
-    kept = {key: record.get(key) for key in ("exit_code", "presets", "seed", "device", "host", "command", "versions")}
+    names = ("exit_code", "presets", "seed", "device", "host", "command", "versions", "inexact")
+    kept = {key: record.get(key) for key in names}
     return {
         "run": str(run.path),
         "status": row.status,
@@ -143,6 +146,7 @@ def _summary(told: Mapping[str, Any], spec: EnvSpec, checks: list[Verified]) -> 
         "env": f"{told['env']}, seed {told['seed']}, {told['device']}",
         "presets": " + ".join(told["presets"] or ()),
         "steps": f"{told['steps']} of {total}; {told['updates'] or 0} updates, {told['episodes'] or 0} episodes",
+        "exact": f"no: {'; '.join(map(str, told['inexact']))}" if told["inexact"] else "yes, stops changed nothing",
         "returns": f"last {_number(told['last_return'])}, best {_number(told['best_return'])}",
     }
     lines = [f"{name:<13}{value}" for name, value in rows.items()]

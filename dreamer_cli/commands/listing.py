@@ -6,12 +6,11 @@ without a scored checkpoint, and such a run is short.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from dreamer_cli.errors import StateError, UsageError, closest
-from dreamer_cli.files import read_json
 from dreamer_cli.findrun import all_runs, runs_root
 from dreamer_cli.log import Episode, Record, read_episodes, read_metrics
+from dreamer_cli.manifest import read_best
 from dreamer_cli.numbers import format_count
 from dreamer_cli.report import Reporter, Result
 from dreamer_cli.runs import STATUSES, RunDir
@@ -20,6 +19,7 @@ from dreamer_cli.table import table
 SHOWN = (*STATUSES, "dead", "damaged")
 LAST = 10  # episodes in `last return`, as papers report training returns
 TAIL_BYTES = 65_536
+MOST_STEPS = 10**18  # larger numbers are damage
 
 
 @dataclass(frozen=True)
@@ -80,16 +80,18 @@ def _steps(run: RunDir, records: list[Record], episodes: list[Episode]) -> int:
     """The furthest step that any file knows of."""
     known = [record["step"] for record in records[-1:]] + [episode.step for episode in episodes[-1:]]
     known += [int(path.name) for path in run.checkpoints.glob("[0-9]*") if path.name.isdecimal()]
-    return max(known, default=0)
+    return max((step for step in known if step < MOST_STEPS), default=0)
 
 
 def _best(run: RunDir) -> float | None:
     """The score of the best checkpoint; before the first one, the best mean of ten episodes in a row."""
     try:
-        best: Any = read_json(run.checkpoints / "best.json")
+        best = read_best(run.checkpoints)
+    except StateError:
+        best = None
+    if best is not None:
         return float(best["score"])
-    except (StateError, KeyError, TypeError, ValueError):
-        episodes = read_episodes(run.episodes)
+    episodes = read_episodes(run.episodes)
     means = [_mean(episodes[i : i + LAST]) for i in range(max(1, len(episodes) - LAST + 1))]
     return max((mean for mean in means if mean is not None), default=None)
 

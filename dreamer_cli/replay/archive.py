@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from dreamer_cli.errors import StateError
@@ -20,6 +21,8 @@ from dreamer_cli.replay.sampling import ItemSampler
 # A checkpoint lists its chunks. Where saves are frequent, more than so many that are small, or that hold little of each
 # stream, are joined. Sizes in bytes.
 MOST_SMALL, SMALL_CHUNK, SMALL_SPAN = 64, 1_000_000, 65_536
+MOST_RECORDS = 1 << 53  # that any run collects; ids beyond are damage
+RESTORE = "Restore the checkpoint from a backup, or start a new run from these weights with --init-from."
 
 
 class Archive:
@@ -138,7 +141,10 @@ class Archive:
                 hint="Restore the files from a backup, or start a new run from these weights with --init-from.",
             )
         self._load_latents(latents, tree["per_env"], found)
-        self.sampler.load(dict(tree), _merge(found))
+        try:
+            self.sampler.load(dict(tree), _merge(found))
+        except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
+            raise StateError("the saved replay does not say how it goes on.", hint=RESTORE) from error
         self._chunks, self._saved, self.lost = kept, following, tree["lost"] + lost
         return warnings
 
@@ -152,20 +158,34 @@ class Archive:
         return chunks.delete_unnamed(directory, named, files)
 
     def _check(self, tree: Mapping[str, Any], latents: Mapping[str, Tensor]) -> None:
-        """See that a saved replay has this one's form."""
+        """See that a saved replay has this one's form, and that nothing in it leads to another place or size."""
+        sound = (
+            isinstance(tree, Mapping)
+            and {"next", "per_env", "chunks", "lost", "queue"} <= tree.keys()
+            and isinstance(tree["next"], list)
+            and all(type(number) is int and 0 <= number < MOST_RECORDS for number in [*tree["next"], tree["lost"]])
+            and type(tree["per_env"]) is int
+            and 0 < tree["per_env"] < MOST_RECORDS
+            and isinstance(tree["queue"], list)
+            and all(_is_item(item, len(tree["next"])) for item in tree["queue"])
+        )
+        if not sound:
+            raise StateError("the saved replay is not readable.", hint=RESTORE)
         if len(tree["next"]) != self.sampler.num_envs:
             raise StateError(
                 f"the saved replay has {len(tree['next'])} environments instead of {self.sampler.num_envs}.",
                 hint=f"Continue with --num-envs {len(tree['next'])}.",
             )
-        for entry in tree["chunks"]:
-            chunks.check_entry(entry)
+        spans = [span for entry in chunks.saved_entries(tree) for span in entry["spans"]]
+        if any(env >= len(tree["next"]) or end > tree["next"][env] for env, _, end in spans):
+            raise StateError("the checkpoint's list of replay chunks names records that never were.", hint=RESTORE)
         for name in self._latent:
             shape, dtype = self.ring.fields[name]
             for env, number in enumerate(tree["next"]):
                 saved = latents.get(f"{name}.{env}")
                 rows = min(number, tree["per_env"])
-                if saved is None or saved.shape != (rows, *shape) or saved.numpy().dtype != dtype:
+                same = saved is not None and saved.dtype == torch.from_numpy(np.empty(0, dtype)).dtype
+                if saved is None or saved.shape != (rows, *shape) or not same:
                     raise StateError(f"the saved replay does not hold what this model stores as {name}.")
 
     def _load_latents(self, latents: Mapping[str, Tensor], per_env: int, spans: list[chunks.Span]) -> None:
@@ -174,6 +194,12 @@ class Archive:
                 ids = np.arange(at, min(at + 4096, end))
                 for name in self._latent:
                     self.ring.put(name, env, at, latents[f"{name}.{env}"].numpy()[ids % per_env])
+
+
+def _is_item(item: Any, num_envs: int) -> bool:
+    """Whether something is the environment and the first id of a sequence."""
+    numbers = isinstance(item, list) and [type(number) for number in item] == [int, int]
+    return numbers and 0 <= item[0] < num_envs and 0 <= item[1] < MOST_RECORDS
 
 
 def _merge(spans: list[chunks.Span]) -> list[chunks.Span]:

@@ -7,17 +7,21 @@ collected after it is not part of it.
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from dreamer_cli.errors import StateError
-from dreamer_cli.files import FILES, Files, disk_error, file_digest, require_space, write_atomic
+from dreamer_cli.files import FILES, Files, disk_error, file_digest, make_directory, require_space, write_atomic
 from dreamer_cli.replay.ring import AnyRing
 from dreamer_cli.tensorfiles import read_tensors, size_of, tensor_parts
 
 CHUNK_BYTES = 64_000_000
+MOST_BYTES = 1_000_000_000  # of a chunk that is read: room for versions that write larger ones
 _NAME = re.compile(r"chunk-([0-9]{8,})\.safetensors")
 Span = tuple[int, int, int]  # env, first id, id after the last
 
@@ -52,7 +56,7 @@ def write_chunk(
     """
     arrays = {name: np.concatenate([part for span in spans for part in ring.get(name, *span)]) for name in names}
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        make_directory(directory)
         require_space(directory, size_of(arrays), files)
         # Above all that exist, those of a given-up future too: a name never means two contents.
         numbers = [int(match[1]) for path in directory.iterdir() if (match := _NAME.fullmatch(path.name))]
@@ -73,11 +77,12 @@ def read_chunk(
     """
     path = directory / entry["name"]
     try:
-        if path.stat().st_size != entry["size"] or file_digest(path) != entry["sha256"]:
+        size = path.stat().st_size
+        if size > MOST_BYTES or size != entry["size"] or file_digest(path) != entry["sha256"]:
             raise StateError(f"{path} is damaged.")
     except OSError as error:
-        raise StateError(f"{path} cannot be read: {error.strerror}.") from error
-    arrays = {name: tensor.numpy() for name, tensor in read_tensors(path).items()}
+        raise StateError(f"{path} cannot be read: {error.strerror or error}.") from error
+    arrays = {name: _array(tensor) for name, tensor in read_tensors(path).items()}
     count = sum(end - begin for _, begin, end in entry["spans"])
     for name in names:
         shape, dtype = ring.fields[name]
@@ -86,20 +91,43 @@ def read_chunk(
     return arrays
 
 
-def check_entry(entry: Any) -> None:
-    """See that a saved entry has the form that `write_chunk` gives it, and names no file elsewhere.
+def _array(tensor: Tensor) -> np.ndarray:
+    """A tensor as numpy, which has no bfloat16: such a field is none that was written."""
+    return np.empty(0) if tensor.dtype == torch.bfloat16 else tensor.numpy()
+
+
+def saved_entries(tree: Any) -> list[dict[str, Any]]:
+    """The chunks that a saved replay lists, once all have the form of `write_chunk` and name no file elsewhere.
 
     Raises:
-        StateError: it has not.
+        StateError: they have not, or some record is named twice.
     """
-    sound = (
+    entries = tree.get("chunks") if isinstance(tree, Mapping) else None
+    if not (isinstance(entries, list) and all(map(_is_sound, entries))):
+        raise StateError("the checkpoint's list of replay chunks is not readable.")
+    names = {entry["name"] for entry in entries}
+    spans = sorted(span for entry in entries for span in entry["spans"])
+    twice = any(one[0] == two[0] and one[2] > two[1] for one, two in pairwise(spans))
+    if twice or len(names) < len(entries):
+        raise StateError("the checkpoint's list of replay chunks names some records twice.")
+    return entries
+
+
+def _is_sound(entry: Any) -> bool:
+    return (
         isinstance(entry, dict)
         and entry.keys() == {"name", "size", "sha256", "spans"}
-        and _NAME.fullmatch(str(entry["name"]))
-        and all(len(span) == 3 and all(type(number) is int for number in span) for span in entry["spans"])
+        and isinstance(entry["name"], str)
+        and _NAME.fullmatch(entry["name"]) is not None
+        and isinstance(entry["spans"], list)
+        and all(
+            isinstance(span, list)
+            and [type(number) for number in span] == [int, int, int]
+            and span[0] >= 0
+            and 0 <= span[1] <= span[2]
+            for span in entry["spans"]
+        )
     )
-    if not sound:
-        raise StateError("the checkpoint's list of replay chunks is not readable.")
 
 
 def delete_unnamed(directory: Path, named: Collection[str], files: Files = FILES) -> list[str]:

@@ -5,9 +5,7 @@ Pages are touched only when written, so a large capacity costs nothing until it 
 """
 
 import math
-import os
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -256,28 +254,3 @@ def no_memory(records: int) -> ResourceError:
     return ResourceError(
         f"no memory for a replay of {records} records.", hint="Lower replay.capacity or replay.max_bytes."
     )
-
-
-def free_memory() -> int:
-    """Bytes that this process may still take: of the machine, and of its control group (a container's limit)."""
-    limits = []
-    for line in _lines("/proc/meminfo"):
-        if line.startswith("MemAvailable:"):
-            limits.append(int(line.split()[1]) * 1024)
-    for limit, used in [
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-    ]:
-        numbers = [int(line) for path in (limit, used) for line in _lines(path) if line.isdecimal()]
-        if len(numbers) == 2:
-            limits.append(max(0, numbers[0] - numbers[1]))
-    if not limits:  # macOS tells no more than the size of the memory
-        limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
-    return min(limits)
-
-
-def _lines(path: str) -> list[str]:
-    try:
-        return Path(path).read_text().split("\n")
-    except OSError:
-        return []

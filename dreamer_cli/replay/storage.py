@@ -19,6 +19,7 @@ from torch import Tensor
 
 from dreamer_cli.errors import ConfigError
 from dreamer_cli.files import FILES, Files
+from dreamer_cli.memory import free_memory
 from dreamer_cli.registry import STRICT
 from dreamer_cli.replay.archive import Archive
 from dreamer_cli.replay.device_ring import DeviceRing
@@ -28,7 +29,6 @@ from dreamer_cli.replay.ring import (
     Plan,
     Ring,
     fits_on_device,
-    free_memory,
     locate,
     plan,
     record_fields,
@@ -65,10 +65,17 @@ class ReplayConfig:
 
     def __post_init__(self) -> None:
         # A record's return needs the record after it.
-        for name, least in (("capacity", 1), ("max_bytes", 1), ("batch_size", 1), ("batch_length", 2)):
+        limits = {
+            "capacity": (1, 10**12),
+            "max_bytes": (1, 10**15),
+            "batch_size": (1, 65_536),
+            "batch_length": (2, 65_536),
+        }
+        for name, (least, most) in limits.items():
             value = getattr(self, name)
-            if value is not None and value < least:
-                raise ConfigError(f"replay.{name} is {value}, but has to be at least {least}.")
+            if value is not None and not least <= value <= most:
+                bound = f"at least {least}" if value < least else f"at most {most}"
+                raise ConfigError(f"replay.{name} is {value}, but has to be {bound}.")
 
     def limits(self, expected_records: int, num_envs: int) -> tuple[int, int]:
         """Capacity and max_bytes as numbers, where null stands, from what the run will collect and the free memory."""
@@ -113,8 +120,8 @@ class Replay:
         pin_memory: for storage `host`: batches in page-locked memory, from which copies to a GPU run by themselves.
 
     Attributes:
-        wait, drain: called before records change, and before they are saved or loaded, by default `nothing`; set by
-            whoever reads in another thread (`replay/prefetch.py`).
+        wait, drain, forget: called before records change, before they are saved, and before others are loaded, by
+            default `nothing`; set by whoever reads in another thread (`replay/prefetch.py`).
 
     Raises:
         ConfigError: the limits leave no room for one sequence per environment.
@@ -149,6 +156,7 @@ class Replay:
         self.sampler = ItemSampler(num_envs, self.plan.per_env, batch_length + 1, online, seed)
         self.wait: Callable[[], None] = nothing
         self.drain: Callable[[], None] = nothing
+        self.forget: Callable[[], None] = nothing
         self._latent = tuple(latent)
         self._archive = Archive(self.ring, self.sampler, record_fields(spec), latent)
 
@@ -227,6 +235,15 @@ class Replay:
         tensors = {name: x if isinstance(x, Tensor) else torch.from_numpy(x) for name, x in latent.items()}
         values = self._checked(tensors, len(index.env), self.batch_length)
         self.ring.refresh(index.env, index.start, self.sampler.oldest[index.env], values)
+
+    def last_actions(self, env: int, number: int, after: int = 0) -> np.ndarray | None:
+        """The last actions of an environment (number A), before the `after` newest; None if not all are held."""
+        end = int(self.sampler.next[env]) - after
+        begin = end - number
+        if number and not any(e == env and first <= begin and end <= last for e, first, last in self.sampler.spans):
+            return None
+        nothing_yet = np.zeros((0, self.spec.action_width), np.float32)
+        return np.concatenate([nothing_yet, *self.ring.get("action", env, begin, end)])
 
     # The steps of these, for whoever captures a CUDA graph of `gather`, an update and `store`.
 
@@ -314,7 +331,7 @@ class Replay:
         self, directory: Path, latents: Mapping[str, Tensor], tree: Mapping[str, Any], max_lost: float = 0.1
     ) -> list[str]:
         """Restore what `save` wrote; returns a warning for each chunk that had to be left out."""
-        self.drain()
+        self.forget()
         return self._archive.load(directory, latents, tree, max_lost)
 
     def prune(self, directory: Path, trees: Iterable[Mapping[str, Any]], files: Files = FILES) -> list[str]:

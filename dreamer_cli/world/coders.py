@@ -7,10 +7,11 @@ categorical entries are joined and share one MLP.
 import math
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
@@ -19,7 +20,7 @@ from dreamer_cli.nets.blocks import MLP, BlockLinear, ChannelNorm, Conv, Layer, 
 from dreamer_cli.nets.kernels import full_precision
 from dreamer_cli.nets.recompute import in_parts
 from dreamer_cli.nets.transforms import symexp, symlog
-from dreamer_cli.registry import STRICT, AtLeastOne, Count
+from dreamer_cli.registry import STRICT, Count, Layers, Units
 from dreamer_cli.spaces import ObsSpec
 
 Specs = Mapping[str, ObsSpec]
@@ -58,12 +59,12 @@ class CoderConfig:
             0: all at once, and everything is kept.
     """
 
-    depth: AtLeastOne = 16
-    mults: tuple[AtLeastOne, ...] = (2, 3, 4, 4)
-    kernel: AtLeastOne = 5
-    units: AtLeastOne = 256
-    layers: AtLeastOne = 3
-    blocks: AtLeastOne = 8
+    depth: Units = 16
+    mults: Annotated[tuple[Units, ...], Field(max_length=16)] = (2, 3, 4, 4)
+    kernel: Annotated[int, Field(ge=1, le=64)] = 5
+    units: Units = 256
+    layers: Layers = 3
+    blocks: Units = 8
     keys: tuple[str, ...] | None = None
     recompute: Count = 0
 

@@ -10,7 +10,7 @@ from dreamer_cli.errors import ConfigError
 from dreamer_cli.nets.blocks import BlockLinear, Layer, RMSNorm
 from dreamer_cli.nets.kernels import gru_gates, gru_gates_backward, gru_gates_forward
 from dreamer_cli.nets.loops import NormSiLU, Product
-from dreamer_cli.registry import STRICT, AtLeastOne
+from dreamer_cli.registry import STRICT, Layers, Units
 from dreamer_cli.shapes import Float
 
 
@@ -25,10 +25,10 @@ class BlockGRUConfig:
         layers: block-wise layers before the gates.
     """
 
-    units: AtLeastOne = 2048  # D
-    hidden: AtLeastOne = 256
-    blocks: AtLeastOne = 8
-    layers: AtLeastOne = 1
+    units: Units = 2048  # D
+    hidden: Units = 256
+    blocks: Units = 8
+    layers: Layers = 1
 
     def __post_init__(self) -> None:
         if self.blocks < 1 or self.units % self.blocks:

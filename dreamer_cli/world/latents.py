@@ -6,7 +6,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from dreamer_cli.nets.distributions import OneHot, categorical_kl, gumbel
-from dreamer_cli.registry import STRICT, AtLeastOne, AtLeastTwo, Share
+from dreamer_cli.registry import STRICT, Choices, Share, Units
 from dreamer_cli.shapes import Float
 
 
@@ -20,8 +20,8 @@ class CategoricalConfig:
         unimix: share of a uniform distribution in every one of them.
     """
 
-    groups: AtLeastOne = 32
-    classes: AtLeastTwo = 16
+    groups: Units = 32
+    classes: Choices = 16
     unimix: Share = 0.01
 
     def build(self) -> "Categorical":

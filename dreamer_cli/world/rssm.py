@@ -8,7 +8,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from dreamer_cli.nets.blocks import MLP, Linear
-from dreamer_cli.registry import STRICT, AtLeastOne, slot
+from dreamer_cli.registry import STRICT, Layers, Units, slot
 from dreamer_cli.shapes import Bool, Float
 from dreamer_cli.structs import State
 from dreamer_cli.world.cores import CORES, BlockGRUConfig
@@ -32,9 +32,9 @@ class RSSMConfig:
 
     core: slot("core", CORES) = BlockGRUConfig()  # type: ignore[valid-type]
     latent: slot("latent", LATENTS) = CategoricalConfig()  # type: ignore[valid-type]
-    hidden: AtLeastOne = 256
-    prior_layers: AtLeastOne = 2
-    post_layers: AtLeastOne = 1
+    hidden: Units = 256
+    prior_layers: Layers = 2
+    post_layers: Layers = 1
 
     def build(self, embed: int, action: int) -> "RSSM":
         """An RSSM that sees `embed` numbers of the observation and `action` of the action."""

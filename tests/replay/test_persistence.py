@@ -233,6 +233,37 @@ def test_another_capacity_keeps_the_newest(tmp_path, per_env):
         np.testing.assert_array_equal(batch.obs["vector"][:, 0, 1], index.start + 1)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"next": 5},
+        {"next": [10**30] * 2},
+        {"next": [1, 2]},
+        {"next": ["1", "2"]},
+        {"per_env": 0},
+        {"per_env": 10**30},
+        {"queue": 1},
+        {"queue": [[99, 0]]},
+        {"queue": [[0]]},
+        {"generator": {}},
+        {"generator": {"bit_generator": "os"}},
+        {"generator": {"bit_generator": "PCG64", "state": {"state": -1, "inc": 2**200}}},
+        {"lost": "x"},
+        {"chunks": [5]},
+        {"chunks": {}},
+    ],
+)
+def test_a_forged_replay_is_refused(tmp_path, change):
+    replay = make_replay(per_env=20)
+    fill(replay, 9)
+    latents, tree = save(replay, tmp_path)
+    with pytest.raises(StateError):
+        make_replay(per_env=20).load(tmp_path, latents, {**tree, **change})
+    for name in tree:
+        with pytest.raises(StateError):
+            make_replay(per_env=20).load(tmp_path, latents, {k: v for k, v in tree.items() if k != name})
+
+
 def test_another_replay_is_refused(tmp_path):
     replay = make_replay()
     fill(replay, 9)

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from dreamer_cli.errors import ConfigError
-from dreamer_cli.replay.ring import fits_on_device, free_memory, plan
+from dreamer_cli.memory import free_memory
+from dreamer_cli.replay.ring import fits_on_device, plan
 from dreamer_cli.replay.storage import Replay, ReplayConfig
 from dreamer_cli.spaces import ActionPart, EnvSpec, ObsSpec
 from dreamer_cli.structs import Records
