@@ -10,10 +10,11 @@ import numpy as np
 import torch
 
 from dreamer_cli.agent import Agent, Mode
+from dreamer_cli.errors import StateError
 from dreamer_cli.graph import Captured
 from dreamer_cli.spaces import EnvSpec
 from dreamer_cli.stopwatch import Stopwatch
-from dreamer_cli.structs import Carry, Noise, Records, to_numpy
+from dreamer_cli.structs import Carry, Noise, Records, State, to_numpy
 
 Latent = Mapping[str, np.ndarray]
 
@@ -56,6 +57,22 @@ class AgentDriver:
         noise = self.agent.noise(len(records.is_first), self.generator)
         action, carry = self.decide(obs, self._send(records.is_first), carry, noise)
         return to_numpy(action), latents(self.agent, carry), carry
+
+    def pack(self, carry: Carry) -> dict[str, torch.Tensor]:
+        """A carry as named tensors, to save."""
+        return {"deter": carry.state.deter, "stoch": carry.state.stoch, "action": carry.action}
+
+    def unpack(self, tensors: Mapping[str, torch.Tensor], num_envs: int) -> Carry:
+        """The inverse of `pack`, on the agent's device.
+
+        Raises:
+            StateError: they are not what this agent carries.
+        """
+        like = self.pack(self.initial(num_envs))
+        if {name: x.shape for name, x in tensors.items()} != {name: x.shape for name, x in like.items()}:
+            raise StateError("The saved memory of the policy is not what this model carries.")
+        moved = {name: x.to(self.device) for name, x in tensors.items()}
+        return Carry(State(moved["deter"], moved["stoch"]), moved["action"])
 
     def decide_as_is(
         self, obs: dict[str, torch.Tensor], is_first: torch.Tensor, carry: Carry, noise: Noise

@@ -11,33 +11,38 @@ from dreamer_cli.numbers import parse_duration
 class Every:
     """Is something due? By steps, or by seconds on the clock; an interval of 0 means never.
 
-    By steps, it is due once whenever a multiple of the interval was reached or passed since the last
-    time, so the cadence does not drift with the size of a round and continues unchanged after a resume
-    (`start` is the step at which the run goes on). Not due at `start` itself.
+    By steps, it is due once whenever a multiple of the interval was reached or passed since it was last done,
+    so the cadence does not drift with the size of a round and continues unchanged after a resume
+    (`start` is the step at which the run goes on). Not due at `start` itself, unless it was owed there.
 
     Args:
         interval: steps (a number), or a duration (text: `10m`).
         start: the step at which counting begins.
+        owed: it was due at `start`, and a stop came before it was done.
         now: the clock, in seconds; tests bring their own.
     """
 
-    def __init__(self, interval: int | str, start: int = 0, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, interval: int | str, start: int = 0, owed: bool = False, now: Callable[[], float] = time.monotonic
+    ) -> None:
         self.steps = interval if isinstance(interval, int) else 0
         self.seconds = parse_duration(interval) if isinstance(interval, str) else 0.0
         self._now = now
+        self._owed = owed and self.steps > 0
         self._last_step = start
         self._last_s = now()
 
     def due(self, step: int) -> bool:
-        """Whether it is time, at this step; a yes is given once."""
+        """Whether it is time, at this step; so it stays until it is `done`."""
         if self.steps > 0:
-            due = step // self.steps > self._last_step // self.steps
-            self._last_step = max(step, self._last_step)
-            return due
-        due = self.seconds > 0 and self._now() - self._last_s >= self.seconds
-        if due:
-            self._last_s = self._now()
-        return due
+            return self._owed or step // self.steps > self._last_step // self.steps
+        return self.seconds > 0 and self._now() - self._last_s >= self.seconds
+
+    def done(self, step: int) -> None:
+        """It was done at this step: counting begins anew."""
+        self._owed = False
+        self._last_step = max(step, self._last_step)
+        self._last_s = self._now()
 
 
 class Ratio:

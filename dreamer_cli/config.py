@@ -20,6 +20,7 @@ from dreamer_cli.devices import parse_device
 from dreamer_cli.envs.catalog import canonical
 from dreamer_cli.envs.make import EnvConfig
 from dreamer_cli.errors import ConfigError, StateError, UsageError, closest
+from dreamer_cli.migrate import CONFIG_VERSION, migrate_config
 from dreamer_cli.numbers import parse_cadence
 from dreamer_cli.optim.build import OPTIMISERS
 from dreamer_cli.optim.laprop import LaPropConfig
@@ -28,7 +29,7 @@ from dreamer_cli.replay.storage import ReplayConfig
 from dreamer_cli.trees import leaves
 from dreamer_cli.world.model import WorldConfig
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = CONFIG_VERSION
 
 # The weight of each loss. A loss without one is an error, so that none is dropped by accident.
 LOSS_SCALES = {
@@ -111,7 +112,7 @@ class RunConfig:
     compile: bool | None = None
     cuda_graph: bool = True
     deterministic: bool = False
-    threads: AtLeastOne | None = None
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     profile_every: Count = 0
     log: tuple[Literal["tensorboard", "wandb"], ...] = ()
 
@@ -195,7 +196,7 @@ def load_config(path: Path) -> Config:
         StateError: the file is missing, damaged, or from a newer version.
     """
     try:
-        return validate(Config, yamlio.load_file(path))
+        return validate(Config, migrate_config(yamlio.load_file(path), str(path)))
     except ConfigError as error:
         raise StateError(f"The run's settings cannot be used: {error.what}", hint=error.hint) from error
 

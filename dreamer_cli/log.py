@@ -19,7 +19,7 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dreamer_cli.files import write_atomic
+from dreamer_cli.files import open_append, open_file, write_atomic
 from dreamer_cli.sinks import Record, Sink
 
 METRICS_FILE = "metrics.jsonl"
@@ -56,6 +56,7 @@ HEADER = ",".join("return" if name == "ret" else name for name in Episode._field
 class MetricsLog:
     """Averages metrics and writes them as records.
 
+    Means are of finite values: what one skipped update could not say does not spoil the others.
     Tensors stay on their device, summed up, until a record is written; nothing waits for the device before.
 
     Args:
@@ -137,11 +138,15 @@ class MetricsLog:
 
 
 class _Means:
-    """Sums and counts by name; tensors of one update are summed as one vector per device."""
+    """Sums and counts by name, of finite values only; tensors of one update are summed as one vector per device.
+
+    In double precision, one after the other, and saved as they are: a run that stopped goes on adding where it was.
+    """
 
     def __init__(self) -> None:
         self._numbers: dict[str, tuple[float, int]] = {}
-        self._tensors: dict[tuple[Any, tuple[str, ...]], tuple[Any, int]] = {}
+        self._tensors: dict[tuple[Any, tuple[str, ...]], tuple[Any, Any]] = {}  # sums, counts
+        self._saved: dict[tuple[str, ...], tuple[list[float], list[int]]] = {}  # of tensors not met again yet
 
     def add(self, metrics: Mapping[str, Any]) -> None:
         tensors: dict[Any, dict[str, Any]] = {}
@@ -151,37 +156,55 @@ class _Means:
                 tensors.setdefault(value.device, {})[name] = value.mean() if value.ndim else value
             else:
                 total, count = self._numbers.get(name, (0.0, 0))
-                self._numbers[name] = (total + float(value), count + 1)
+                finite = math.isfinite(value)
+                self._numbers[name] = (total + (float(value) if finite else 0.0), count + finite)
         for device, named in tensors.items():
-            import torch
+            self._add_tensors(device, named)
 
-            # Summed at once, by copy: with CUDA graphs the next update overwrites these very tensors.
-            key, vector = (device, tuple(named)), torch.stack(list(named.values()))
-            total, count = self._tensors.get(key, (0.0, 0))
-            self._tensors[key] = (vector + total, count + 1)
+    def _add_tensors(self, device: Any, named: Mapping[str, Any]) -> None:
+        import torch
 
-    def take(self) -> tuple[dict[str, float], dict[str, int]]:
-        """Means and counts by name; begins anew."""
-        self._fetch()
-        numbers, self._numbers = self._numbers, {}
-        return {name: s / n for name, (s, n) in numbers.items()}, {name: n for name, (_, n) in numbers.items()}
+        names = tuple(named)
+        # Summed at once, by copy: with CUDA graphs the next update overwrites these very tensors.
+        vector = torch.stack(list(named.values()))
+        vector = vector if device.type == "mps" else vector.double()  # mps has none
+        finite = vector.isfinite()
+        if (device, names) in self._tensors:
+            total, count = self._tensors[device, names]
+        elif names in self._saved:
+            sums, counts = self._saved.pop(names)
+            total, count = vector.new_tensor(sums), torch.tensor(counts, device=device)
+        else:
+            total, count = torch.zeros_like(vector), torch.zeros_like(finite, dtype=torch.int64)
+        # An update that was skipped has nothing to say of the others.
+        self._tensors[device, names] = (total + torch.where(finite, vector, 0), count + finite)
+
+    def take(self) -> tuple[dict[str, float | None], dict[str, int]]:
+        """Means and counts by name (no mean where no value was finite); begins anew."""
+        sums = dict(self._numbers)
+        for names, (totals, numbers) in self._vectors():
+            for name, total, number in zip(names, totals, numbers, strict=True):
+                before, count = sums.get(name, (0.0, 0))
+                sums[name] = (before + total, count + number)
+        self._numbers, self._tensors, self._saved = {}, {}, {}
+        means = {name: total / count if count else None for name, (total, count) in sums.items()}
+        return means, {name: count for name, (_, count) in sums.items()}
 
     def state(self) -> Record:
-        self._fetch()
-        # Not finite sums as text: the checkpoint's JSON has no NaN.
-        return {name: [repr(total), count] for name, (total, count) in self._numbers.items()}
+        return {
+            "numbers": {name: [total, count] for name, (total, count) in self._numbers.items()},
+            "tensors": [[list(names), totals, counts] for names, (totals, counts) in self._vectors()],
+        }
 
     def restore(self, state: Record) -> None:
         self._tensors.clear()
-        self._numbers = {name: (float(total), int(count)) for name, (total, count) in state.items()}
+        self._numbers = {name: (float(total), int(count)) for name, (total, count) in state["numbers"].items()}
+        self._saved = {tuple(names): (totals, counts) for names, totals, counts in state["tensors"]}
 
-    def _fetch(self) -> None:
-        """Move the tensors' sums to the numbers: one copy from the device per set of names."""
-        for (_, names), (vector, n) in self._tensors.items():
-            for name, value in zip(names, vector.tolist(), strict=True):
-                total, count = self._numbers.get(name, (0.0, 0))
-                self._numbers[name] = (total + value, count + n)
-        self._tensors.clear()
+    def _vectors(self) -> list[tuple[tuple[str, ...], tuple[list[float], list[int]]]]:
+        """Sums and counts of tensors: one copy from the device per set of names."""
+        here = [(names, (total.tolist(), count.tolist())) for (_, names), (total, count) in self._tensors.items()]
+        return [*self._saved.items(), *here]
 
 
 class _LineFile:
@@ -193,7 +216,7 @@ class _LineFile:
 
     def __init__(self, path: Path, header: str = "") -> None:
         self._path = path
-        self._file = path.open("ab", buffering=0)
+        self._file = open_append(path)
         self._torn = False
         self._warned = False
         if header and self._file.tell() == 0:
@@ -216,7 +239,9 @@ class _LineFile:
 
 
 def plain_number(value: Any) -> int | float | None:
-    """A number that JSON can hold: single precision's seven digits, None if it is not finite."""
+    """A number that JSON can hold: single precision's seven digits, None if there is none that is finite."""
+    if value is None:
+        return None
     if isinstance(value, Integral):
         return int(value)
     number = float(value)
@@ -266,7 +291,7 @@ def _lines(path: Path, tail_bytes: int | None = None) -> list[bytes]:
     """Whole lines only: one without its line feed is still being written, or was torn."""
     if not path.is_file():  # a pipe in its place would be waited for, for ever
         return []
-    with path.open("rb") as file:
+    with open_file(path) as file:
         begin = 0 if tail_bytes is None else max(0, os.fstat(file.fileno()).st_size - tail_bytes)
         file.seek(begin)
         lines = file.read().split(b"\n")[:-1]

@@ -32,6 +32,7 @@ SECTIONS: dict[str, dict[str, Metric]] = {
         "step": Metric("env steps", "environment steps so far, action repeat included"),
         "updates": Metric("updates", "optimiser steps so far"),
         "episodes": Metric("episodes", "real episodes finished so far"),
+        "env/restarts": Metric("", "environments that crashed and were restarted so far (env.on_crash)"),
     },
     "Episodes": {
         "episode/return": Metric("reward", "sum of rewards, mean over the episodes since the last record"),
@@ -76,6 +77,9 @@ SECTIONS: dict[str, dict[str, Metric]] = {
         "optim/grad_norm": Metric("", "norm of all gradients together, before clipping"),
         "optim/clipped": Metric("fraction", "share of the parameter tensors whose gradient was clipped"),
         "optim/lr": Metric("", "learning rate, warm-up included"),
+        "update/skipped": Metric(
+            "fraction", "share of the updates that were skipped: a loss or gradient was not finite"
+        ),
     },
     "Replay": {
         "replay/records": Metric("records", "records stored"),
@@ -141,7 +145,7 @@ def reference_page() -> str:
         "",
         "`metrics.jsonl` holds one JSON record a line. Every record has `time`, `step`, `updates` and `episodes`,",
         "and those of the metrics below that there was something to say about. What the learner measures is the mean",
-        "over the updates since the last record. A number that is not finite is `null`.",
+        "over the updates since the last record that were not skipped. A number that is not finite is `null`.",
     ]
     for title, section in [*SECTIONS.items(), ("Families", FAMILIES)]:
         lines += ["", f"## {title}", "", "| metric | unit | meaning |", "|---|---|---|"]

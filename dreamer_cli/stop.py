@@ -1,7 +1,7 @@
 """Stopping in good order: signals and deadlines set a flag, the loops look at it.
 
-No handler saves, prints or raises: whoever polls the flag decides what must be finished first. Torch
-is not imported here, so that the handlers can be installed before torch has loaded (which takes seconds).
+No handler saves or prints, and none raises outside `at_once`: whoever polls the flag decides what must be finished
+first. Torch is not imported here, so that the handlers can be installed before torch has loaded (which takes seconds).
 """
 
 import contextlib
@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any, Literal
 
@@ -21,9 +21,15 @@ Reason = Literal["interrupted", "preempted"]
 # Windows has neither SIGHUP nor SIGUSR1.
 HANDLED = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name))
 
+AGAIN = "Nothing was begun that could be lost; the same command starts anew."
+
 # `timeout -s INT` and job launchers signal both the process and its group: the same request arrives
 # twice within microseconds. A person needs longer than this for a second Ctrl-C.
 BOUNCE_S = 0.1
+
+
+class StopNow(BaseException):
+    """Raised out of a signal's handler, inside `StopSignal.at_once`."""
 
 
 class StopSignal:
@@ -48,6 +54,7 @@ class StopSignal:
         self._interrupted_at: float | None = None
         self._old: dict[int, Any] = {}
         self._pid = os.getpid()
+        self._at_once = False
         self.max_time(max_time_s)
 
     def max_time(self, seconds: float | int | None) -> None:
@@ -101,9 +108,31 @@ class StopSignal:
             Interrupted, Preempted: if a stop was requested.
         """
         if self.requested == "interrupted":
-            raise Interrupted("stopped by Ctrl-C")
+            raise Interrupted("stopped by Ctrl-C", hint=AGAIN)
         if self.requested == "preempted":
-            raise Preempted("--max-time is used up" if self._cause == "--max-time" else f"stopped by {self._cause}")
+            cause = "--max-time is used up" if self._cause == "--max-time" else f"stopped by {self._cause}"
+            raise Preempted(cause, hint=AGAIN)
+
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """For long work that nothing depends on, and that looks at no flag: a request breaks it off wherever it is.
+
+        The deadline is not noticed until its end.
+
+        Raises:
+            Interrupted, Preempted: a stop was requested, before or meanwhile. Inside it is a `StopNow`, which no
+                `except Exception` of a library takes for its own.
+        """
+        self._at_once = True
+        try:
+            if self.requested:
+                raise StopNow
+            yield
+        except StopNow:
+            self.check()
+            raise
+        finally:
+            self._at_once = False
 
     def _request(self, reason: Reason, cause: str) -> None:
         if self._reason is None:
@@ -121,6 +150,9 @@ class StopSignal:
             self._request("interrupted", "Ctrl-C")
         else:
             self._request("preempted", signal.Signals(number).name)
+        if self._at_once:
+            self._at_once = False  # the second of two signals must not meet whoever cleans up
+            raise StopNow
 
 
 def _behave_as_worker(number: int) -> None:

@@ -20,18 +20,32 @@ class Clock:
         return self.time
 
 
+def fires(every: Every, step: int) -> bool:
+    due = every.due(step)
+    if due:
+        assert every.due(step)  # until it is done
+        every.done(step)
+    return due
+
+
 def test_every_by_steps_fires_once_for_each_crossed_multiple_or_several_together():
     every = Every(10)
-    assert [step for step in (0, 4, 10, 10, 19, 21, 55, 59, 60) if every.due(step)] == [10, 21, 55, 60]
+    assert [step for step in (0, 4, 10, 10, 19, 21, 55, 59, 60) if fires(every, step)] == [10, 21, 55, 60]
 
 
-def test_every_goes_on_after_a_resume_as_if_it_had_not_stopped():
+@pytest.mark.parametrize("undone", [False, True])
+def test_every_goes_on_after_a_resume_as_if_it_had_not_stopped(undone):
+    """Also where the stop came before it was done."""
     steps = list(range(0, 200, 7))
     straight = Every(30)
-    expected = [straight.due(step) for step in steps]
+    expected = [fires(straight, step) for step in steps]
     for cut in range(1, len(steps)):
-        resumed = Every(30, start=steps[cut - 1])
-        assert [resumed.due(step) for step in steps[cut:]] == expected[cut:]
+        stopped = Every(30)
+        for step in steps[: cut - undone]:
+            fires(stopped, step)
+        last = steps[cut - 1]
+        resumed = Every(30, start=last, owed=stopped.due(last))
+        assert [fires(resumed, step) for step in steps[cut - undone :]] == expected[cut - undone :]
 
 
 def test_every_by_seconds():
@@ -39,7 +53,7 @@ def test_every_by_seconds():
     every = Every("10s", now=clock)
     due = []
     for clock.time in (100.0, 109.9, 110.0, 115.0, 119.9, 120.0, 190.0, 190.1):
-        due.append(every.due(0))
+        due.append(fires(every, 0))
     assert due == [False, False, True, False, False, True, True, False]
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -130,30 +131,104 @@ def test_action_repeat_counts_as_steps_but_not_as_records():
     assert [record["reward"] for record in replay.streams[0][:3]] == [0, 40, 82]
 
 
-def test_a_saved_state_goes_on_with_new_episodes():
-    cfg = toy_config("Timeline", length=3)
-    with VectorEnv(cfg, 2, 0, "sync") as envs:
-        collector = Collector(envs, Recorder(2))
-        for _ in range(4):
-            collector.step(Cycling())
-        state = json.loads(json.dumps(collector.state_dict()))
-    assert state == {"env_steps": 8, "records": 10, "episodes": 2, "begun": [2, 2]}
-    with VectorEnv(cfg, 2, 0, "sync") as envs:
-        resumed = Collector(envs, replay := Recorder(2))
-        resumed.load_state_dict(state)
-        resumed.step(Cycling())
-        assert resumed.state_dict() == {"env_steps": 10, "records": 12, "episodes": 2, "begun": [3, 3]}
-        assert replay.streams[0][0]["flags"] == [True, False, False]
-        starts = [stream[0]["start"] for stream in replay.streams]
-    with VectorEnv(cfg, 2, 0, "sync") as envs:  # the third episodes, as if there had been no interruption
-        for _ in range(3):
-            now = envs.reset()
-        assert starts == now.obs["vector"][:, 1].tolist()
-    with VectorEnv(cfg, 3, 0, "sync") as envs, pytest.raises(StateError, match="2 environments, not in 3"):
-        Collector(envs, Recorder(3)).load_state_dict(state)
+class Packing:
+    """Packs the carry of `Cycling`, which is a number."""
+
+    def pack(self, carry):
+        return {"calls": torch.tensor([carry])}
+
+    def unpack(self, tensors, num_envs):
+        return int(tensors["calls"])
+
+
+def saved(collector):
+    """What a checkpoint would hold."""
+    arrays = {
+        name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+        for name, value in collector.arrays(Packing()).items()
+    }
+    return json.loads(json.dumps(collector.state_dict())), {name: value.clone() for name, value in arrays.items()}
+
+
+def resumed(envs, replay, state, tensors, gone=()):
+    """A collector that goes on; `replay` has the records of before. `gone`: environments whose actions are lost."""
+
+    def actions(env, number, after):
+        past = [record["action"] for record in replay.streams[env]]
+        past = past[len(past) - after - number : len(past) - after]
+        return None if env in gone else np.array(past, np.float32).reshape(number, 3)
+
+    collector = Collector(envs, replay)
+    return collector, collector.load(state, tensors, Packing(), actions)
+
+
+VARIED = toy_config("Timeline", length=3, vary=True)
+
+
+@pytest.mark.parametrize("middle", [False, True])
+@pytest.mark.parametrize("rounds", [0, 1, 3, 4, 7])
+def test_a_saved_state_goes_on_where_it_was(rounds, middle):
+    """In the middle of an episode, at its end, before the first round; in the middle of a round, too."""
+    with VectorEnv(VARIED, 2, 0, "sync") as envs:
+        straight = Collector(envs, expected := Recorder(2))
+        expected_ends = [ended for _ in range(rounds + 8) for ended in straight.step(Cycling())]
+    with VectorEnv(VARIED, 2, 0, "sync") as envs:
+        collector = Collector(envs, replay := Recorder(2))
+        ends = [ended for _ in range(rounds) for ended in collector.step(Cycling())]
+        if middle:
+            collector.begin(Cycling())
+        state, tensors = saved(collector)
+    with VectorEnv(VARIED, 2, 0, "sync") as envs:
+        collector, lost = resumed(envs, replay, state, tensors)
+        assert lost == []
+        assert collector.under_way == middle
+        ends += collector.finish() if middle else []
+        ends += [ended for _ in range(8 - middle) for ended in collector.step(Cycling())]
+    np.testing.assert_equal(replay.streams, expected.streams)
+    assert [e._replace(seconds=0) for e in ends] == [e._replace(seconds=0) for e in expected_ends]
+    assert collector.state_dict() == straight.state_dict()
+
+
+@pytest.mark.parametrize("middle", [False, True])
+def test_an_episode_that_cannot_be_brought_back_is_given_up(middle):
+    with VectorEnv(VARIED, 2, 0, "sync") as envs:
+        collector = Collector(envs, replay := Recorder(2))
+        collector.step(Cycling())
+        if middle:
+            collector.begin(Cycling())
+        state, tensors = saved(collector)
+    with VectorEnv(VARIED, 2, 0, "sync") as envs:
+        collector, lost = resumed(envs, replay, state, tensors, gone=[1])
+        assert len(lost) == 1
+        assert "environment 1: its episode 0 cannot go on (its actions are no longer in the replay)" in lost[0]
+        ends = collector.finish() if middle else []
+        assert ends == []
+        for _ in range(6):
+            ends += collector.step(Cycling())
+    flags = [record["flags"] for record in replay.streams[1]]
+    stored = 1 + middle
+    assert flags[stored] == [True, False, False]  # broken off: no last record, and the next one is a first
+    assert [record["t"] for record in replay.streams[1][stored : stored + 3]] == [0, 1, 2]
+    theirs = [ended for ended in ends if ended.env == 1]
+    assert all(ended.episode > 0 for ended in theirs)
+    records = replay.streams[1][stored : stored + theirs[0].length + 1]
+    assert theirs[0].ret == sum(record["reward"] for record in records)
+    assert replay.streams[0][1]["t"] == 1  # the other goes on
+
+
+def test_what_does_not_fit_is_refused():
+    with VectorEnv(VARIED, 2, 0, "sync") as envs:
+        collector = Collector(envs, replay := Recorder(2))
+        collector.step(Cycling())
+        state, tensors = saved(collector)
+    with VectorEnv(VARIED, 3, 0, "sync") as envs, pytest.raises(StateError, match="2 environments, not in 3"):
+        resumed(envs, replay, state, tensors)
+    with VectorEnv(VARIED, 2, 0, "sync") as envs, pytest.raises(StateError, match="obs/vector"):
+        resumed(envs, replay, state, {**tensors, "obs/vector": torch.zeros(2, 3)})
 
 
 def test_after_a_failed_round_nothing_is_half_counted():
+    """... and the round can be saved as it was sent."""
     with VectorEnv(toy_config("Faulty", fault="nan", at=2), 2, 0, "sync") as envs:
         collector = Collector(envs, replay := Quiet())
         collector.step(Cycling())
@@ -161,7 +236,18 @@ def test_after_a_failed_round_nothing_is_half_counted():
             collector.step(Cycling())
         assert collector.env_steps == 2
         assert collector.records == replay.count == 4  # the records that were acted on are stored
-        assert collector.now is None
+        assert collector.under_way
+        assert saved(collector)[1]["round/action"].shape == (2, 3)
+
+
+def test_a_crashed_environment_breaks_its_episode_off():
+    cfg = replace(toy_config("Faulty", fault="raises", at=2, only_episode=1), on_crash="restart")
+    with VectorEnv(cfg, 1, 0, "sync") as envs:
+        collector = Collector(envs, replay := Quiet())
+        ends = [ended for _ in range(3) for ended in collector.step(Cycling())]
+    assert [(ended.episode, ended.length) for ended in ends] == [(0, 2)]
+    assert (collector.records, replay.count) == (3, 3)  # no record of what followed the crash
+    assert (collector.env_steps, collector.episodes) == (3, 1)
 
 
 def test_an_interrupted_reset_loses_no_episode():
@@ -177,7 +263,9 @@ def test_an_interrupted_reset_loses_no_episode():
         assert [(e.env, e.episode, e.length) for e in ended] == [(0, 0, 2), (1, 0, 2)]
         with pytest.raises(Preempted):
             collector.step(Cycling())
-    assert collector.state_dict() == {"env_steps": 4, "records": 6, "episodes": 2, "begun": [1, 1]}
+        assert saved(collector)[1]["is_last"].all()  # the resets are still to come
+    counted = {"env_steps": 4, "records": 6, "episodes": 2, "begun": [1, 1]}
+    assert collector.state_dict() == {**counted, "returns": [0.0, 0.0], "decisions": [0, 0]}
     assert [record["flags"][1] for record in replay.streams[0]] == [False, False, True]
 
 
@@ -196,8 +284,6 @@ def test_in_the_middle_of_a_round_only_ends_of_episodes_are_missing():
         collector.begin(Cycling())
         assert [record["t"] for record in replay.streams[0]] == [0, 1]  # the second was acted on just now
         assert (collector.env_steps, collector.asked, collector.now) == (2, 4, None)
-        with pytest.raises(RuntimeError, match="half a round"):
-            collector.state_dict()
         with pytest.raises(RuntimeError, match="not finished"):
             collector.begin(Cycling())
         assert [ended.length for ended in collector.finish()] == [2, 2]
@@ -205,13 +291,3 @@ def test_in_the_middle_of_a_round_only_ends_of_episodes_are_missing():
         assert collector.env_steps == collector.asked == 4
         with pytest.raises(RuntimeError, match="no round"):
             collector.finish()
-
-
-def test_a_round_that_fails_in_the_end_is_given_up():
-    with VectorEnv(toy_config("Faulty", fault="nan", at=1), 2, 0, "sync") as envs:
-        collector = Collector(envs, Quiet())
-        collector.begin(Cycling())
-        with pytest.raises(EnvError):
-            collector.finish()
-    assert collector.state_dict() == {"env_steps": 0, "records": 2, "episodes": 0, "begun": [1, 1]}
-    assert collector.asked == 0

@@ -66,6 +66,14 @@ def test_what_is_not_finite_is_null(tmp_path):
     assert record["kl"] is record["loss/total"] is record["optim/lr"] is None
 
 
+def test_what_is_not_finite_does_not_spoil_the_mean_of_the_others(tmp_path):
+    with MetricsLog(tmp_path) as log:
+        for value in (1.0, math.nan, 3.0):
+            log.add({"kl": torch.tensor(value), "loss/total": value, "fine": torch.tensor(1.0)})
+        record = log.write(1, 3, 0)
+    assert (record["kl"], record["loss/total"], record["fine"]) == (2.0, 2.0, 1.0)
+
+
 def test_every_line_is_on_disk_at_once(tmp_path):
     with MetricsLog(tmp_path) as log:
         log.write(1, 0, 0)

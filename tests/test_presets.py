@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from dreamer_cli import presets, yamlio
+from dreamer_cli import migrate, presets, yamlio
 from dreamer_cli.commands import presets as command
-from dreamer_cli.errors import ConfigError, UsageError
+from dreamer_cli.errors import ConfigError, StateError, UsageError
 from dreamer_cli.trees import leaves, merge, nest, parse_settings
 
 ROOT = Path(__file__).parent.parent
@@ -355,3 +355,18 @@ def test_show_is_the_tree_that_the_preset_leads_to():
     assert command.show_preset("base").json["config"] == presets.find("base").tree
     with pytest.raises(UsageError):
         command.show_preset("size2m")
+
+
+def test_an_older_config_file_is_migrated(tmp_path, monkeypatch):
+    path = tmp_path / "config.yaml"
+    path.write_text("schema_version: 1\nenvironment: {id: CartPole-v1}\n")
+    monkeypatch.setattr(migrate, "CONFIG_VERSION", 2)
+    monkeypatch.setattr(migrate, "CONFIG", {1: lambda tree: {"env": tree.pop("environment"), **tree}})
+    merged = presets.resolve_tree(config_file=path)
+    assert merged.tree == {"schema_version": 2, "env": {"id": "CartPole-v1"}}
+    path.write_text("schema_version: 1\nenvirons: 5\n")
+    with pytest.raises(StateError, match="what schema 1 has"):
+        presets.resolve_tree(config_file=path)
+    for newer in ("2", "3", "x"):  # validation has the last word
+        path.write_text(f"schema_version: {newer}\n")
+        assert str(presets.resolve_tree(config_file=path).tree["schema_version"]) == newer

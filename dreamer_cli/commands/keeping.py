@@ -7,16 +7,17 @@ from typing import Any
 import numpy as np
 
 from dreamer_cli.acting import AgentDriver, RandomDriver
-from dreamer_cli.checkpoint import Checkpoints
-from dreamer_cli.commands.assemble import WEIGHTS, derive_seed, load_weights
-from dreamer_cli.errors import ResourceError
+from dreamer_cli.checkpoint import Checkpoints, Loaded
+from dreamer_cli.collector import Collector
+from dreamer_cli.commands.assemble import ENVS, LATENTS, OPTIMIZER, REPLAY, STATE, WEIGHTS, derive_seed, load_weights
+from dreamer_cli.errors import ResourceError, StateError
 from dreamer_cli.files import DiskFullError
+from dreamer_cli.fingerprint import differences, fingerprint
 from dreamer_cli.learner import Learner
 from dreamer_cli.replay.storage import Replay
 from dreamer_cli.report import Reporter
 from dreamer_cli.runs import RunDir, versions
 
-OPTIMIZER, LATENTS, STATE, REPLAY = "optimizer.safetensors", "latents.safetensors", "state.json", "replay.json"
 FAILED_SAVES = 3  # in a row on a full disk, before the run gives up
 PAUSE_S = 1.0  # between tries when there is no later
 
@@ -27,9 +28,11 @@ class Keeper:
     Attributes:
         checkpoints: of the run.
         step: of the newest checkpoint that this process knows to be whole; None before the first.
+        inexact: why what goes on here is not, bit for bit, the run that was never stopped; empty if it is.
 
     Args:
         keep: checkpoints to keep, beside the best.
+        limits: how large the files of a checkpoint can be, see `checkpoint_limits`.
         seed: of the run.
         driver, chance: the policies whose random generators go on with the run.
     """
@@ -38,16 +41,20 @@ class Keeper:
         self,
         run: RunDir,
         keep: int,
+        limits: Mapping[str, int],
         seed: int,
         learner: Learner,
         replay: Replay,
+        collector: Collector,
         driver: AgentDriver,
         chance: RandomDriver,
         reporter: Reporter,
     ) -> None:
         self.run, self.seed, self.reporter = run, seed, reporter
-        self.learner, self.replay, self.driver, self.chance = learner, replay, driver, chance
-        self.checkpoints = Checkpoints(run.checkpoints, keep, versions=versions(), warn=reporter.warn)
+        self.learner, self.replay, self.collector = learner, replay, collector
+        self.driver, self.chance = driver, chance
+        self.inexact: list[str] = []
+        self.checkpoints = Checkpoints(run.checkpoints, keep, versions(), reporter.warn, limits=limits)
         self.step: int | None = None
         self._failed = 0
 
@@ -62,7 +69,12 @@ class Keeper:
             ResourceError: the disk was full three times in a row, or cannot be written at all.
             DivergedError: a weight is no longer finite.
         """
-        own = {"device": self.learner.device.type, "random": self.chance.generator.bit_generator.state}
+        own = {
+            "fingerprint": fingerprint(self.learner.device),
+            "device": self.learner.device.type,
+            "random": self.chance.generator.bit_generator.state,
+            "collector": self.collector.state_dict(),
+        }
         try:
             latents, replay = self.replay.save(self.run.replay)
             self.checkpoints.save(
@@ -71,8 +83,10 @@ class Keeper:
                     WEIGHTS: self.learner.agent.state_dict(),
                     OPTIMIZER: {**self.learner.state(), "acting": self.driver.generator.get_state()},
                     LATENTS: latents,
+                    ENVS: self.collector.arrays(self.driver),
                 },
                 {STATE: {**state, **own}, REPLAY: replay},
+                finite=(WEIGHTS, OPTIMIZER),
             )
             if returns:
                 self.checkpoints.mark_best(step, float(np.mean(returns[-10:])), "training")
@@ -102,14 +116,32 @@ class Keeper:
 
         Raises:
             StateError: every checkpoint is damaged, or does not fit.
+            EnvError, Preempted, Interrupted: while environments are brought back into their episodes.
         """
-        path = self.checkpoints.latest()
         self.checkpoints.clean()
+        path = self.checkpoints.latest()
         if path is None:
             return None
         loaded = self.checkpoints.load(path)
+        try:
+            self._take_up(loaded)
+        # What was verified is what somebody wrote, not necessarily what we would write.
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise StateError(
+                f"{path} does not hold what a training saves: {type(error).__name__} {error}.",
+                hint="Start a new run; --init-from takes its weights.",
+            ) from error
+        self.replay.prune(self.run.replay, self.checkpoints.trees(REPLAY, up_to=loaded.step))
+        self.checkpoints.forget_beyond(loaded.step)
+        self.step = loaded.step
+        self.reporter.note(f"continuing at step {loaded.step} from {path}")
+        if self.inexact:
+            self.reporter.note(f"from here on not bit for bit as if it had never stopped: {'; '.join(self.inexact)}")
+        return loaded.trees[STATE]
+
+    def _take_up(self, loaded: Loaded) -> None:
         state, optimizer, replay = loaded.trees[STATE], loaded.tensors[OPTIMIZER], loaded.trees[REPLAY]
-        load_weights(self.learner.agent, loaded.tensors[WEIGHTS], str(path))
+        load_weights(self.learner.agent, loaded.tensors[WEIGHTS], str(loaded.path))
         # The state of a generator means something only on the type of device that it is from.
         same = state["device"] == self.learner.device.type
         self.learner.load_state(optimizer, generator=same)
@@ -121,10 +153,12 @@ class Keeper:
         self._warn_if_smaller(replay)
         for warning in self.replay.load(self.run.replay, loaded.tensors[LATENTS], replay):
             self.reporter.warn(warning)
-        self.replay.prune(self.run.replay, self.checkpoints.trees(REPLAY, up_to=loaded.step))
-        self.step = loaded.step
-        self.reporter.note(f"continuing at step {loaded.step} from {path}")
-        return state
+            self.inexact.append(warning)
+        lost = self.collector.load(state["collector"], loaded.tensors[ENVS], self.driver, self.replay.last_actions)
+        for sentence in lost:
+            self.reporter.warn(sentence)
+        changed = differences(state["fingerprint"], fingerprint(self.learner.device))
+        self.inexact += lost + changed
 
     def _reseed(self, before: str, updates: int) -> None:
         for purpose, generator in (("updates", self.learner.generator), ("acting", self.driver.generator)):
@@ -139,3 +173,4 @@ class Keeper:
                 f"the replay has room for {self.replay.capacity} records now (limited by "
                 f"replay.{self.replay.limited_by}), so the oldest {dropped} are dropped"
             )
+            self.inexact.append(f"{dropped} records dropped")

@@ -1,12 +1,13 @@
 """Where a training begins: settled settings, spaces, and a run directory that is new or goes on."""
 
 import contextlib
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -16,6 +17,7 @@ from dreamer_cli.checkpoint import Checkpoints
 from dreamer_cli.commands.assemble import (
     WEIGHTS,
     build_agent,
+    checkpoint_limits,
     choose_device,
     load_weights,
     prepare_torch,
@@ -25,17 +27,20 @@ from dreamer_cli.commands.assemble import (
 from dreamer_cli.commands.estimate import estimate
 from dreamer_cli.config import Config, Resolved, load_config, resolve, to_yaml
 from dreamer_cli.envs.catalog import canonical
-from dreamer_cli.envs.make import make_env
-from dreamer_cli.envs.vector import absolute
+from dreamer_cli.envs.vector import absolute, probe
 from dreamer_cli.errors import StateError, UsageError
-from dreamer_cli.files import disk_error, write_atomic
+from dreamer_cli.files import DiskFullError, disk_error, write_atomic
 from dreamer_cli.findrun import find_checkpoint, register, runs_root
+from dreamer_cli.memory import free_memory
 from dreamer_cli.registry import to_tree
 from dreamer_cli.report import Reporter
 from dreamer_cli.requests import TrainRequest
 from dreamer_cli.runs import RunDir, continues, first_record, new_run_dir, versions
 from dreamer_cli.spaces import EnvSpec
+from dreamer_cli.stop import StopSignal
 from dreamer_cli.trees import leaves, parse_settings
+
+LOG = logging.getLogger(__name__)
 
 # Options of `train` that are settings, by the key that they set.
 OPTIONS = {
@@ -64,8 +69,10 @@ MAY_CHANGE = {
     "run.eval_every", "run.eval_episodes", "run.stop_return", "run.dream_every", "env.timeout_s",
     # How the work is done: numbers agree up to rounding and, with batches fetched ahead, up to their order.
     "run.cuda_graph", "replay.storage", "world.encoder.recompute", "world.objective.decoder.recompute",
+    "env.workers", "env.max_bytes", "env.on_crash",
+    "replay.max_bytes",  # a smaller machine may have to; the oldest records go
 }  # fmt: skip
-SETTLED = ("run.overlap", "run.precision")  # null and auto mean: as the run has it
+SETTLED = ("run.overlap", "run.precision", "env.vec", "replay.max_bytes")  # null and auto mean: as the run has it
 LONG_RUN_S = 24 * 3600
 
 
@@ -122,7 +129,9 @@ class Start:
         agent = build_agent(self.cfg, self.spec, self.device)
         saved = self.continued and Checkpoints(self.run.checkpoints).steps()
         if self.source and not saved:
-            loaded = Checkpoints(RunDir(Path(self.source["run"])).checkpoints).read(self.source["step"], [WEIGHTS])
+            limits = checkpoint_limits(self.cfg, agent)
+            checkpoints = Checkpoints(RunDir(Path(self.source["run"])).checkpoints, limits=limits)
+            loaded = checkpoints.read(self.source["step"], [WEIGHTS])
             load_weights(agent, loaded.tensors[WEIGHTS], str(loaded.path))
         return agent
 
@@ -150,16 +159,22 @@ class Start:
                 if self._made and not run.holds_run():
                     self._forget()
 
-    def begin(self, reporter: Reporter) -> None:
+    def begin(self, reporter: Reporter, vec: Literal["sync", "async"], inexact: Sequence[str]) -> None:
         """Write config.yaml and run.json: from here on there is a run, and it is running.
 
         Called once everything is built: settings that cannot be used leave nothing behind, and an older run as it was.
+
+        Args:
+            vec: how the environments are stepped; a run keeps to it.
+            inexact: why this is not, bit for bit, the run that was never stopped.
         """
         run = self.run
+        self.cfg = replace(self.cfg, env=replace(self.cfg.env, vec=vec))
         write_atomic(run.config, [to_yaml(self.cfg).encode()])
         now = {"origins": self.origins, "device": str(self.device)}
         if self.continued:
-            run.update(status="running", exit_code=None, versions=versions(), **now)
+            reasons = [*run.read().get("inexact", []), *inexact]
+            run.update(status="running", exit_code=None, versions=versions(), inexact=reasons, **now)
         else:
             fields = {
                 "env": self.cfg.env.id,
@@ -168,11 +183,20 @@ class Start:
                 "seed": self.cfg.run.seed,
                 "spec": self.spec.to_json(),
                 "init_from": self.source,
+                "inexact": list(inexact),
             }
             run.write(first_record(self.request.argv, **fields, **now))
         self.begun = True
         reporter.open_log(run.logs / "train.log")
         register(runs_root(self.request.runs_dir), run)
+
+    def is_inexact(self, why: str) -> None:
+        """Note in run.json that this is, from here on, not the run that nothing ever happened to."""
+        reasons = self.run.read().get("inexact", [])
+        try:
+            self.run.update(inexact=[*reasons, why])
+        except DiskFullError as error:  # no reason to end a training
+            LOG.warning("run.json does not say it: %s", error.what)
 
     def ended(self, **fields: Any) -> None:
         """Say in run.json how it ended, if it began."""
@@ -196,10 +220,11 @@ class Start:
             )
 
 
-def open_run(request: TrainRequest, reporter: Reporter) -> Start:
+def open_run(request: TrainRequest, reporter: Reporter, stop: StopSignal) -> Start:
     """Settle what to train and where, new or continued. Nothing is written yet.
 
     Raises:
+        Preempted, Interrupted: a stop was requested while the environment was being built.
         UsageError, ConfigError, EnvError, StateError, ResourceError: as the contract says.
     """
     if request.run_dir is None and request.resume == "must":
@@ -214,9 +239,7 @@ def open_run(request: TrainRequest, reporter: Reporter) -> Start:
     first = resolve_request(request)
     if first.config.env.id is None:
         raise UsageError("No environment was named.", hint="For example: dreamer train --env CartPole-v1 -p cpu")
-    env = make_env(first.config.env)
-    spec = env.spec_dreamer
-    env.close()
+    spec = probe(first.config.env, stop.check)
     resolved = resolve_request(request, any(obs.kind == "image" for obs in spec.observation.values()))
     presets = list(dict.fromkeys(name for name in (resolved.algorithm, resolved.suite, *resolved.presets) if name))
     cfg = _from_anywhere(resolved.config)
@@ -229,17 +252,19 @@ def open_run(request: TrainRequest, reporter: Reporter) -> Start:
 
 
 def settled(cfg: Config, device: torch.device, continued: bool) -> Config:
-    """The same settings, with what the device decides: `run.overlap` yes or no, `run.precision` fp32 or bf16.
+    """The same settings, with what the machine decides: `run.overlap`, `run.precision`, `replay.max_bytes`.
 
     A run keeps to them wherever it goes on, for other numbers would be another run.
     """
-    run = cfg.run
+    run, kept = cfg.run, cfg.replay
+    if kept.max_bytes is None:  # free memory differs from one start to the next
+        kept = replace(kept, max_bytes=free_memory() // 4)
     if run.overlap is None:
         # A run that says nothing was begun before there was a choice: in strict order.
         run = replace(run, overlap=device.type == "cuda" and not continued)
     if run.precision == "auto":
         run = replace(run, precision="bf16" if runs_in_bf16("auto", device) else "fp32")
-    return replace(cfg, run=run)
+    return replace(cfg, run=run, replay=kept)
 
 
 def _from_anywhere(cfg: Config) -> Config:
@@ -332,10 +357,10 @@ def _continue(request: TrainRequest, run: RunDir) -> Start:
             f"The run has other settings than were typed: {'; '.join(differing[:8])}{more}.",
             hint="Leave them out to go on with the run's own, or start a new run in another directory.",
         )
-    kept: dict[str, Any] = {
-        name.removeprefix("run."): old.get(name) for name in SETTLED if new.get(name) in (None, "auto")
-    }
-    cfg = replace(cfg, run=replace(cfg.run, **kept))
+    for name in SETTLED:
+        if new.get(name) in (None, "auto"):
+            part, _, key = name.partition(".")
+            cfg = replace(cfg, **{part: replace(getattr(cfg, part), **{key: old.get(name)})})
     origins = {**record.get("origins", {}), **{k: v for k, v in resolved.origins.items() if old.get(k) != new.get(k)}}
     return Start(request, cfg, origins, record.get("presets", []), saved_spec(run), run.path, source)
 

@@ -9,14 +9,21 @@ import numpy as np
 from dreamer_cli.acting import AgentDriver, PrefillDriver, RandomDriver, Timed
 from dreamer_cli.clock import Every
 from dreamer_cli.collector import Collector
-from dreamer_cli.commands.assemble import build_learner, build_replay, captures, derive_seed, require_same_spaces
+from dreamer_cli.commands.assemble import (
+    build_learner,
+    build_replay,
+    captures,
+    checkpoint_limits,
+    derive_seed,
+    require_same_spaces,
+)
 from dreamer_cli.commands.evaluate import Scores
 from dreamer_cli.commands.keeping import Keeper
 from dreamer_cli.commands.learning import Learning
 from dreamer_cli.commands.start import Start
 from dreamer_cli.commands.watching import film_replayed, play_evaluation
 from dreamer_cli.envs.vector import VectorEnv
-from dreamer_cli.errors import DivergedError, Interrupted, Preempted, ResourceError, StateError
+from dreamer_cli.errors import DreamerError, Interrupted, Preempted, ResourceError, StateError
 from dreamer_cli.files import DiskFullError, json_bytes, write_atomic
 from dreamer_cli.live import TrainDisplay
 from dreamer_cli.log import Episode, MetricsLog, read_episodes
@@ -55,45 +62,62 @@ class Training:
         )
         chance = RandomDriver(self.agent.spec, {}, derive_seed(seed, "prefill"))
         self.prefill = PrefillDriver(self.driver, chance)
-        self.keeper = Keeper(
-            self.run, self.cfg.run.keep, seed, self.learner, self.replay, self.driver, chance, reporter
-        )
-        self.learning = Learning(self.cfg, self.learner, self.replay, self.watch)
+        self.learning = Learning(self.cfg, self.learner, self.replay, self.watch, self.run.path / "debug")
         self.evaluated: dict[str, Any] | None = None
+        self.restarts = 0  # of environments that crashed, in the whole run
         self.unwritten: dict[str, Any] = {}  # what the next record says besides
         self._logged = (0, 0)  # env steps and updates at the last record
         self._saved: Any = None
+        self._scored: float | None = None  # the best evaluation ever, of weights that are not saved yet
+        self._warm_up = contextlib.ExitStack()  # open while things are being compiled
         check_sinks(self.cfg.run.log)
         with contextlib.ExitStack() as stack:
             stack.enter_context(contextlib.closing(self.learning))
             self.envs = stack.enter_context(
-                VectorEnv(self.cfg.env, self.cfg.run.num_envs, derive_seed(seed, "train"), vec=self.cfg.env.vec)
+                VectorEnv(
+                    self.cfg.env,
+                    self.cfg.run.num_envs,
+                    derive_seed(seed, "train"),
+                    check_stop=stop.check,
+                    warn=reporter.warn,
+                )
             )
-            self.envs.check_stop = stop.check
             require_same_spaces(start.spec, self.envs.spec, str(self.cfg.env.id))
             self.collector = Collector(self.envs, self.replay)
-            means = self._resume()
-            start.begin(reporter)
-            self._open_displays(means)
+            self.keeper = Keeper(
+                self.run,
+                self.cfg.run.keep,
+                checkpoint_limits(self.cfg, self.agent),
+                seed,
+                self.learner,
+                self.replay,
+                self.collector,
+                self.driver,
+                chance,
+                reporter,
+            )
+            state = self._resume()
+            start.begin(reporter, self.envs.vec, self.keeper.inexact)
+            self._open_displays(state)
             self._open = stack.pop_all()
-        run = self.cfg.run
-        intervals = {"save": run.save_every, "eval": run.eval_every, "dream": run.dream_every, "log": run.log_every}
-        self.cadence = {name: Every(interval, start=self.env_steps) for name, interval in intervals.items()}
 
     def _resume(self) -> dict[str, Any]:
-        """Go on from the newest checkpoint, if there is one; returns the means that were under way."""
-        state = self.keeper.load()
-        if state is not None:
+        """Go on from the newest checkpoint, if there is one; returns what it was saved with."""
+        state = self.keeper.load() or {}
+        if state:
             self.learning.load(state)
-            self.collector.load_state_dict(state["collector"])
             self.evaluated = state["evaluated"]
+            self.restarts = state["restarts"]
             self._logged = tuple(state["logged"])
             self._saved = self._mark()
         self.first_step = self.env_steps
         self._lap = (self.env_steps, self.updates)  # where the speed is measured from
-        return state["log"] if state else {}
+        run, owed = self.cfg.run, state.get("owed", [])
+        intervals = {"eval": run.eval_every, "dream": run.dream_every, "log": run.log_every, "save": run.save_every}
+        self.cadence = {name: Every(x, start=self.env_steps, owed=name in owed) for name, x in intervals.items()}
+        return state
 
-    def _open_displays(self, means: dict[str, Any]) -> None:
+    def _open_displays(self, state: dict[str, Any]) -> None:
         """What tells people: the log files, and what they see while they wait."""
         plan = self.replay.plan
         self.reporter.note(
@@ -105,9 +129,12 @@ class Training:
             step=self.env_steps if self.start.continued else None,
             sinks=open_sinks(self.cfg.run.log, self.run.path, self.env_steps or None),
         )
-        self.log.restore(means)
         history = [(e.step, e.ret) for e in read_episodes(self.run.episodes)]
         self.returns = [ret for _, ret in history]
+        if state:
+            self.log.restore(state["log"])
+            # The file has nine digits of them; which checkpoint is best is decided by all.
+            self.returns[-10:] = state["returns"]
         self.display = TrainDisplay(
             self.reporter,
             str(self.cfg.env.id),
@@ -124,6 +151,7 @@ class Training:
         return self
 
     def __exit__(self, *error: Any) -> None:
+        self._warm_up.close()
         self.display.__exit__(*error)
         self.log.close()
         self._open.close()
@@ -145,10 +173,6 @@ class Training:
         """Optimiser steps so far."""
         return self.learning.updates
 
-    def due(self, name: str) -> bool:
-        """Whether it is time to log, evaluate, film or save."""
-        return self.cadence[name].due(self.env_steps)
-
     @property
     def complete(self) -> bool:
         """Whether nothing is left to collect, and the evaluation that belongs to the last step is done."""
@@ -164,21 +188,35 @@ class Training:
     def _owes_evaluation(self) -> bool:
         return self.cfg.run.eval_every > 0 and (self.evaluated or {}).get("checkpoint_step") != self.env_steps
 
+    @property
+    def under_way(self) -> bool:
+        """Whether the environments were sent on their way, and `receive` must follow."""
+        return self.collector.under_way
+
     def decide(self) -> None:
         """One decision in every environment, which then steps; `receive` must follow."""
         driver = self.prefill if self.env_steps < self.cfg.run.prefill else self.driver
         with self.watch("env"):
             self.collector.begin(Timed(driver, self.watch))
+        if self.learning.updates_here:
+            self._warm_up.close()  # what updates and decisions need is compiled by now
 
     def receive(self) -> None:
         """Take in what the environments answer."""
         with self.watch("env"):
             ended = self.collector.finish()
+        if self.envs.restarts:
+            self._count_restarts()
         for e in ended:
             self.returns.append(e.ret)
             self.log.episode(Episode(e.step, self.updates, e.env, e.episode, e.ret, e.length, e.seconds))
             self.display.episode(e.step, e.ret, e.length)
         self.display.update(self.env_steps, self.updates, self.collector.episodes)
+
+    def _count_restarts(self) -> None:
+        self.restarts += self.envs.restarts
+        self.envs.restarts = 0
+        self.start.is_inexact(f"environments were restarted at step {self.env_steps}")
 
     def learn(self) -> None:
         """The updates that are due for what was collected; after a request to stop they stay due."""
@@ -186,15 +224,39 @@ class Training:
             if self.stop.requested:
                 self.learning.give_back(owed)
                 break
+            if self.learner.compile and not self.learning.updates_here:
+                self._save_before_compiling(owed)
             self.log.add(self.learning.update())
+
+    def _save_before_compiling(self, owed: int) -> None:
+        """Compiling takes minutes and looks at no flag: with everything saved, a stop can end it at once.
+
+        Raises:
+            StopNow: out of what follows, until the next decision is made. Nothing of it is whole then.
+            Preempted, Interrupted: a stop was requested before.
+        """
+        self.learning.give_back(owed)
+        saved = self.save()
+        self.learning.due(self.collector.records, self.collector.asked)
+        if saved:
+            self._warm_up.enter_context(self.stop.at_once())
+
+    def tend(self) -> None:
+        """Evaluate, film, log and save, as far as it is time for it.
+
+        Raises:
+            Preempted, Interrupted: a stop was requested; what is not done yet stays due.
+        """
+        jobs = {"eval": self.evaluate, "dream": self.film_dream, "log": self.write_metrics, "save": self.save}
+        for name, job in jobs.items():
+            if self.cadence[name].due(self.env_steps) or (name == "save" and self._scored is not None):
+                job()
+                self.cadence[name].done(self.env_steps)
 
     def write_metrics(self) -> None:
         """Write one record: means since the last one, speed, where the time went, and the latest evaluation.
 
         Nothing is written where nothing has happened since the last record.
-
-        Raises:
-            DivergedError: the loss is no longer finite.
         """
         now = (self.env_steps, self.updates)
         if now == self._logged and not self.unwritten:
@@ -205,6 +267,7 @@ class Training:
             "wall_seconds": wall,
             "env_steps_per_second": (self.env_steps - self._lap[0]) / max(wall, 1e-9),
             "updates_per_second": (self.updates - self._lap[1]) / max(wall, 1e-9),
+            "env/restarts": self.restarts,
             "replay/records": self.replay.records,
             "replay/capacity": self.replay.capacity,
             "replay/bytes": self.replay.records * self.replay.bytes_per_record,
@@ -215,11 +278,6 @@ class Training:
         self._logged = self._lap = now
         record = self.log.write(*now, self.collector.episodes, values)
         self.display.update(*now, self.collector.episodes, record)
-        if record.get("loss/total", 0.0) is None:
-            raise DivergedError(
-                f"The loss is no longer finite after {self.updates} updates.",
-                hint="The last good checkpoint stays. Try a smaller optim.lr.",
-            )
 
     # ── now and then ────────────────────────────────────────────────────────────────────────────────────
 
@@ -230,7 +288,7 @@ class Training:
             Preempted, Interrupted: a stop was requested; the evaluation is given up.
         """
         with self.watch("eval"):
-            scores = play_evaluation(self.cfg, self.learner, self.envs.vec, self.display, self.stop)
+            scores = play_evaluation(self.cfg, self.learner, self.envs.vec, self.display, self.stop, self.reporter.warn)
         self._keep_evaluation(self.env_steps, scores)
 
     def _keep_evaluation(self, step: int, scores: Scores) -> None:
@@ -247,24 +305,29 @@ class Training:
         # Before the checkpoint, which knows then what was written: nothing is counted again after a resume.
         self.write_metrics()
         best = self.keeper.checkpoints.best()
+        if best is None or best["by"] != "evaluation" or scores.mean > best["score"]:
+            self._scored = scores.mean
         try:
             self.run.eval.mkdir(exist_ok=True)
             tree = {**self.evaluated, "lengths": scores.lengths}
             write_atomic(self.run.eval / f"{step:09d}.json", [json_bytes(tree)])
-            if (best is None or best["by"] != "evaluation" or scores.mean > best["score"]) and self.save():
-                self.keeper.checkpoints.mark_best(step, scores.mean, "evaluation")
         except DiskFullError as error:  # like a save, it is not worth the training
             self.reporter.warn(f"the evaluation at step {step} is not kept: {error.what}")
 
     def film_dream(self) -> None:
-        """Film open-loop dreams of replayed stretches, if the model can draw. Training does not notice."""
+        """Film open-loop dreams of replayed stretches, if the model can draw. Training does not notice.
+
+        Raises:
+            Preempted, Interrupted: a stop was requested; the film is given up.
+        """
         step = self.env_steps
         if not len(self.replay):
             return
         seed = derive_seed(self.cfg.run.seed, f"dream {step}")
         path = self.run.videos / f"dream-{step:09d}.mp4"
         try:
-            with self.watch("dream"), self.display.during("dreaming"):
+            # Only looks at things: it can be broken off anywhere.
+            with self.watch("dream"), self.display.during("dreaming"), self.stop.at_once():
                 film_replayed(self.cfg, self.learner, self.replay.peek(seed), step, seed, path)
         except (StateError, ResourceError) as error:  # a film is not worth a training
             self.reporter.warn(f"no dream was filmed at step {step}: {error.what}")
@@ -277,7 +340,10 @@ class Training:
             return True
         with self.watch("save"), self.display.during("saving"):
             saved = self.keeper.save(self.env_steps, self.state(), self.returns)
-        return saved and self._was_saved()
+        if saved:
+            self._was_saved()
+        self._scored = None  # later weights are not those that were evaluated
+        return saved
 
     def save_now(self) -> None:
         """Write the last checkpoint, if anything has changed since the one before; see `Keeper.save_now`."""
@@ -286,31 +352,40 @@ class Training:
                 self.keeper.save_now(self.env_steps, self.state(), self.returns)
             self._was_saved()
 
-    def _was_saved(self) -> bool:
+    def save_despite_failure(self) -> None:
+        """After an environment failed: the round is as it was before, so a mended one can go on from here."""
+        try:
+            self.save()
+        except DreamerError as error:
+            self.reporter.warn(f"not saved: {error.what}")
+
+    def _was_saved(self) -> None:
         self._saved = self._mark()
+        if self._scored is not None:
+            self.keeper.checkpoints.mark_best(self.env_steps, self._scored, "evaluation")
+            self._scored = None
         self.display.saved(f"{self.env_steps:09d}")
-        return True
 
     def _mark(self) -> Any:
         """Differs where a checkpoint would."""
         evaluated = (self.evaluated or {}).get("checkpoint_step")
-        return self.env_steps, self.updates, self._logged, evaluated
+        return self.env_steps, self.updates, self._logged, evaluated, self.under_way
 
     def finish(self) -> None:
-        """The last record, checkpoint and evaluation; after a stop only what must be saved.
+        """What is left to do at the end of a run; after a stop only what must be saved.
 
         Raises:
+            EnvError: the last evaluation failed.
             ResourceError: it could not be saved.
         """
-        self.write_metrics()
+        if self.done and not self.stop.requested:
+            if self._owes_evaluation():
+                with contextlib.suppress(Preempted, Interrupted):
+                    self.evaluate()
+            if self.complete:
+                self.write_metrics()
         self.save_now()
-        if not self.done:
-            return
-        if self._owes_evaluation() and not self.stop.requested:
-            with contextlib.suppress(Preempted, Interrupted):
-                self.evaluate()
-            self.save_now()
-        if not self.updates:
+        if self.done and not self.updates:
             self.reporter.warn(
                 f"the run ended without one update: {self.collector.records} records were collected, too few to learn "
                 "from. Try more --steps."
@@ -322,10 +397,13 @@ class Training:
         """What is counted here, as JSON."""
         return {
             **self.learning.state(),
-            "collector": self.collector.state_dict(),
             "log": self.log.state(),
             "logged": self._logged,
             "evaluated": self.evaluated,
+            "restarts": self.restarts,
+            "returns": self.returns[-10:],
+            # Due at this very step, and not done: a stop came before.
+            "owed": [name for name, every in self.cadence.items() if name != "save" and every.due(self.env_steps)],
         }
 
     def summary(self) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What a training shows of itself now and then: episodes played for a score, and films of its dreams."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -21,12 +22,18 @@ DREAM_SAMPLES = 4
 
 
 def play_evaluation(
-    cfg: Config, learner: Learner, vec: Literal["sync", "async"], display: TrainDisplay, stop: StopSignal
+    cfg: Config,
+    learner: Learner,
+    vec: Literal["sync", "async"],
+    display: TrainDisplay,
+    stop: StopSignal,
+    warn: Callable[[str], None],
 ) -> Scores:
     """Play the episodes of `run.eval_episodes`, the same ones at every evaluation.
 
     Args:
         vec: how the training's own environments are stepped, which has been measured already.
+        warn: told of environments that were restarted.
 
     Raises:
         Preempted, Interrupted: a stop was requested.
@@ -36,9 +43,10 @@ def play_evaluation(
     driver = AgentDriver(learner.agent, run.eval_policy, seed, learner.bf16)
     with (
         display.during("evaluating", run.eval_episodes) as show,
-        VectorEnv(cfg.env, min(run.eval_episodes, run.num_envs, 8), seed, vec=vec) as envs,
+        VectorEnv(
+            cfg.env, min(run.eval_episodes, run.num_envs, 8), seed, vec, check_stop=stop.check, warn=warn
+        ) as envs,
     ):
-        envs.check_stop = stop.check
         return play(envs, driver, run.eval_episodes, lambda done, ret: show(done), check=stop.check)
 
 

@@ -252,7 +252,7 @@ def test_a_resume_that_fails_changes_nothing_and_closes_its_environments(train, 
 
 
 OWN = """
-import os
+from pathlib import Path
 import numpy as np
 from gymnasium import spaces
 from tests.toys import Toy
@@ -260,7 +260,7 @@ from tests.toys import Toy
 class Own(Toy):
     def __init__(self):
         super().__init__()
-        self.observation_space = spaces.Box(-1, 1, (int(os.environ["WIDTH"]),), np.float32)
+        self.observation_space = spaces.Box(-1, 1, (int(Path(__file__).with_name("width").read_text()),), np.float32)
 """
 
 
@@ -269,14 +269,14 @@ def test_an_environment_from_a_file_is_found_from_everywhere(train, tmp_path, mo
     (tmp_path / "own.py").write_text(OWN)
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("WIDTH", "3")
+    (tmp_path / "width").write_text("3")
     assert train("-e", "./own.py:Own", *TINY, "--steps", "20")[0] == 0
     assert train("-e", "own.py:Own", "--steps", "24")[0] == 0
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert train("--steps", "30")[0] == 0
     assert main(["evaluate", str(tmp_path / "run"), "--episodes", "1", "-q"]) == 0
     capsys.readouterr()
-    monkeypatch.setenv("WIDTH", "4")
+    (tmp_path / "width").write_text("4")
     code, result = train("--steps", "40")
     assert code == 4
     assert "vector[4]" in result["error"]["message"]
@@ -314,7 +314,7 @@ def test_a_stop_in_the_last_evaluation(train, tmp_path, monkeypatch, capsys):
 def test_a_full_disk_at_the_end_is_not_called_saved(train, tmp_path, monkeypatch):
     saves = []
 
-    def full(*_args):
+    def full(*_args, **_options):
         saves.append(1)
         raise DiskFullError("the disk is full.", hint="Free some space.")
 
