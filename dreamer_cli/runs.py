@@ -19,7 +19,7 @@ from typing import Any
 
 from dreamer_cli import __version__, migrate
 from dreamer_cli.errors import StateError, UsageError
-from dreamer_cli.files import read_json, write_atomic
+from dreamer_cli.files import TEMPORARY, read_json, write_atomic
 from dreamer_cli.lock import RunLock, is_locked
 
 RUN_SCHEMA, RUN_VERSION = "dreamer.run", 1
@@ -190,10 +190,19 @@ def continues(path: Path, resume: str) -> bool:
         raise StateError(f"{path} holds no run to resume.", hint="Start one with --resume auto, or check --run-dir.")
     if path.exists() and not path.is_dir():
         raise StateError(f"{path} is a file, not a run directory.", hint="Choose another --run-dir.")
-    # A start that was killed before its first write leaves the lock file, which is nobody's data.
-    if path.is_dir() and any(entry.name != ".lock" for entry in path.iterdir()):
+    if path.is_dir() and not _was_just_begun(path):
         raise StateError(f"{path} is not empty and holds no run.", hint="Choose an empty or a new --run-dir.")
     return False
+
+
+def _was_just_begun(path: Path) -> bool:
+    """Whether nothing is there, or only what a start leaves that was killed before run.json: nobody's data.
+
+    A config.yaml alone may be somebody's; beside our lock file it is ours.
+    """
+    names = {entry.name for entry in path.iterdir()}
+    own = {".lock", RunDir(path).config.name} if ".lock" in names else set()
+    return all(name in own or name.startswith(TEMPORARY) for name in names)
 
 
 def versions() -> dict[str, str]:

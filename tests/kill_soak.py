@@ -9,7 +9,6 @@ import argparse
 import contextlib
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -40,7 +39,7 @@ def kill_at_random(run: Path, argv: list[str], kills: int, seed: int, longest_s:
     chance = random.Random(seed)
     killed = 0
     while killed < kills:
-        process = start(run, *(argv if killed == 0 else ["-q"]))
+        process = start(run, *(["-q"] if (run / "run.json").exists() else argv))
         delay = chance.uniform(0.5, longest_s)
         with contextlib.suppress(subprocess.TimeoutExpired):
             _, err = process.communicate(timeout=delay)
@@ -49,13 +48,10 @@ def kill_at_random(run: Path, argv: list[str], kills: int, seed: int, longest_s:
         process.send_signal(signal.SIGKILL)
         process.communicate()
         killed += 1
-        if not (run / "run.json").exists():  # too early for a run: the next one begins it
-            shutil.rmtree(run, ignore_errors=True)
-            killed -= 1
         at = newest(run).name if any((run / "checkpoints").glob("0*")) else "no checkpoint"
         size = sum(path.stat().st_size for path in run.rglob("*") if path.is_file()) if run.exists() else 0
         print(f"kill {killed:3d} after {delay:4.1f} s: {at}, {size / 1e6:.2f} MB", flush=True)
-    train(run, "-q")
+    train(run, *(["-q"] if (run / "run.json").exists() else argv))
     return killed
 
 

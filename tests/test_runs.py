@@ -206,6 +206,8 @@ def test_a_lock_that_is_a_link_is_not_followed(tmp_path):
         ("empty", "auto", False),
         ("empty", "must", StateError),
         ("lock only", "auto", False),
+        ("killed start", "auto", False),
+        ("config only", "auto", StateError),
         ("other", "auto", StateError),
         ("other", "never", StateError),
         ("other", "must", StateError),
@@ -221,7 +223,13 @@ def test_resume_rules(tmp_path, content, resume, outcome):
     elif content != "absent":
         path.mkdir()
         if content != "empty":
-            (path / (".lock" if content == "lock only" else "thesis.tex")).write_text("x")
+            names = {
+                "lock only": [".lock"],
+                "killed start": [".lock", "config.yaml", ".tmp-12"],
+                "config only": ["config.yaml"],
+            }
+            for name in names.get(content, ["thesis.tex"]):
+                (path / name).write_text("x")
     before = sorted(tmp_path.rglob("*"))
     if outcome is StateError:
         with pytest.raises(StateError):

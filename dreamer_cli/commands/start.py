@@ -29,7 +29,7 @@ from dreamer_cli.config import Config, Resolved, load_config, resolve, to_yaml
 from dreamer_cli.envs.catalog import canonical
 from dreamer_cli.envs.vector import absolute, probe
 from dreamer_cli.errors import StateError, UsageError
-from dreamer_cli.files import DiskFullError, disk_error, write_atomic
+from dreamer_cli.files import DiskFullError, clean_temporaries, disk_error, write_atomic
 from dreamer_cli.findrun import find_checkpoint, register, runs_root
 from dreamer_cli.memory import free_memory
 from dreamer_cli.registry import to_tree
@@ -170,6 +170,8 @@ class Start:
         """
         run = self.run
         self.cfg = replace(self.cfg, env=replace(self.cfg.env, vec=vec))
+        for directory in (run.path, run.eval):
+            clean_temporaries(directory)  # of a process that was killed
         write_atomic(run.config, [to_yaml(self.cfg).encode()])
         now = {"origins": self.origins, "device": str(self.device)}
         if self.continued:

@@ -424,4 +424,5 @@ class Training:
             "env_steps_per_second": (self.env_steps - self.first_step) / seconds,
             "updates_per_second": self.learning.updates_here / seconds,
             "device": str(self.learner.device),
+            "inexact": self.run.read().get("inexact", []),
         }
