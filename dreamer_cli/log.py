@@ -63,6 +63,7 @@ class MetricsLog:
         run_dir: must exist.
         step: the environment step that a continued run goes on from; lines beyond it, which a later
             crash left behind, are dropped. None for a new run.
+        records: how many records there were at that moment, as `state` has it: several may be of one step.
         sinks: where records go beside the files; see `sinks.open_sinks`.
         clock: seconds since 1970.
     """
@@ -71,15 +72,17 @@ class MetricsLog:
         self,
         run_dir: Path,
         step: int | None = None,
+        records: int | None = None,
         sinks: Sequence[Sink] = (),
         clock: Callable[[], float] = time.time,
     ) -> None:
         if step is not None:
-            cut_metrics(run_dir / METRICS_FILE, step)
+            cut_metrics(run_dir / METRICS_FILE, step, records)
             cut_episodes(run_dir / EPISODES_FILE, step)
         self._clock = clock
         self._sinks = list(sinks)
         self._means = _Means()
+        self._records = sum(_record(line) is not None for line in _lines(run_dir / METRICS_FILE))
         self._metrics = _LineFile(run_dir / METRICS_FILE)
         self._episodes = _LineFile(run_dir / EPISODES_FILE, header=HEADER)
 
@@ -105,7 +108,7 @@ class MetricsLog:
         values = {**means, **(values or {}), **memory_bytes()}
         record: Record = {"time": round(self._clock(), 3), "step": step, "updates": updates, "episodes": episodes}
         record.update((name, plain_number(value)) for name, value in values.items())
-        self._metrics.append(json.dumps(record, allow_nan=False))
+        self._records += self._metrics.append(json.dumps(record, allow_nan=False))
         for sink in list(self._sinks):
             try:
                 sink.write(record)
@@ -116,7 +119,7 @@ class MetricsLog:
 
     def state(self) -> Record:
         """The means under way, as a JSON tree: with it, a continued run writes the records of one never stopped."""
-        return self._means.state()
+        return {**self._means.state(), "records": self._records}
 
     def restore(self, state: Record) -> None:
         """Take up the means that `state` saved."""
@@ -222,7 +225,8 @@ class _LineFile:
         if header and self._file.tell() == 0:
             self.append(header)
 
-    def append(self, line: str) -> None:
+    def append(self, line: str) -> bool:
+        """Whether the line is there now, in whole."""
         data = (b"\n" if self._torn else b"") + line.encode() + b"\n"
         try:
             written = self._file.write(data)
@@ -233,6 +237,7 @@ class _LineFile:
         if problem and not self._warned:
             self._warned = True
             warnings.warn(f"{self._path.name}: {problem}, lines are being lost", RuntimeWarning, stacklevel=3)
+        return not problem
 
     def close(self) -> None:
         self._file.close()
@@ -276,9 +281,18 @@ def read_episodes(path: Path, tail_bytes: int | None = None) -> list[Episode]:
     return [episode for line in _lines(path, tail_bytes) if (episode := _episode(line)) is not None]
 
 
-def cut_metrics(path: Path, step: int) -> None:
-    """Drop what is no whole record, and the records beyond `step`."""
-    _cut(path, lambda line: (record := _record(line)) is not None and record["step"] <= step)
+def cut_metrics(path: Path, step: int, records: int | None = None) -> None:
+    """Drop what is no whole record, and the records beyond `step` or beyond so many."""
+    kept = 0
+
+    def keep(line: bytes) -> bool:
+        nonlocal kept
+        record = _record(line)
+        good = record is not None and record["step"] <= step and (records is None or kept < records)
+        kept += good
+        return good
+
+    _cut(path, keep)
 
 
 def cut_episodes(path: Path, step: int) -> None:

@@ -66,6 +66,19 @@ def test_what_is_not_finite_is_null(tmp_path):
     assert record["kl"] is record["loss/total"] is record["optim/lr"] is None
 
 
+def test_records_of_the_last_step_are_counted(tmp_path):
+    """A checkpoint in the middle of a round, a record at its step, and a crash: it is written once more, not twice."""
+    with MetricsLog(tmp_path) as log:
+        log.write(5, 0, 0)
+        state = log.state()
+        log.write(5, 1, 0)
+        log.write(6, 1, 0)
+    with MetricsLog(tmp_path, step=5, records=state["records"]) as log:
+        log.write(5, 1, 0)
+        assert log.state()["records"] == 2
+    assert [(record["step"], record["updates"]) for record in read_metrics(tmp_path)] == [(5, 0), (5, 1)]
+
+
 def test_what_is_not_finite_does_not_spoil_the_mean_of_the_others(tmp_path):
     with MetricsLog(tmp_path) as log:
         for value in (1.0, math.nan, 3.0):

@@ -19,7 +19,7 @@ from dreamer_cli.errors import DreamerError, EnvError, Interrupted, Preempted
 from dreamer_cli.log import warnings_to
 from dreamer_cli.report import Reporter, Result, shell_line
 from dreamer_cli.requests import TrainRequest
-from dreamer_cli.stop import StopNow, StopSignal
+from dreamer_cli.stop import StopSignal
 
 
 def train(request: TrainRequest, reporter: Reporter) -> Result:
@@ -73,8 +73,6 @@ def loop(start: Start, reporter: Reporter, stop: StopSignal) -> Result:
         except EnvError:
             run.save_despite_failure()
             raise
-        except StopNow:
-            reporter.detail("stopped while something was being compiled; everything was saved just before")
         return _outcome(start, run.summary(), stop if not run.complete else None)
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -69,7 +70,8 @@ class Training:
         self._logged = (0, 0)  # env steps and updates at the last record
         self._saved: Any = None
         self._scored: float | None = None  # the best evaluation ever, of weights that are not saved yet
-        self._warm_up = contextlib.ExitStack()  # open while things are being compiled
+        self._uncompiled = {"update", "decision"} if self.learner.compile else set()
+        self._broken_off = False  # in the middle of something: what is here is not whole
         check_sinks(self.cfg.run.log)
         with contextlib.ExitStack() as stack:
             stack.enter_context(contextlib.closing(self.learning))
@@ -127,6 +129,7 @@ class Training:
         self.log = MetricsLog(
             self.run.path,
             step=self.env_steps if self.start.continued else None,
+            records=state["log"]["records"] if state else None,
             sinks=open_sinks(self.cfg.run.log, self.run.path, self.env_steps or None),
         )
         history = [(e.step, e.ret) for e in read_episodes(self.run.episodes)]
@@ -151,7 +154,6 @@ class Training:
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self._warm_up.close()
         self.display.__exit__(*error)
         self.log.close()
         self._open.close()
@@ -196,10 +198,9 @@ class Training:
     def decide(self) -> None:
         """One decision in every environment, which then steps; `receive` must follow."""
         driver = self.prefill if self.env_steps < self.cfg.run.prefill else self.driver
-        with self.watch("env"):
+        # The first update chooses compiled kernels, for decisions, too.
+        with self.watch("env"), self._compiling("decision" if self.learning.updates_here else ""):
             self.collector.begin(Timed(driver, self.watch))
-        if self.learning.updates_here:
-            self._warm_up.close()  # what updates and decisions need is compiled by now
 
     def receive(self) -> None:
         """Take in what the environments answer."""
@@ -224,22 +225,37 @@ class Training:
             if self.stop.requested:
                 self.learning.give_back(owed)
                 break
-            if self.learner.compile and not self.learning.updates_here:
-                self._save_before_compiling(owed)
-            self.log.add(self.learning.update())
+            with self._compiling("update", owed):
+                self.log.add(self.learning.update())
 
-    def _save_before_compiling(self, owed: int) -> None:
-        """Compiling takes minutes and looks at no flag: with everything saved, a stop can end it at once.
+    @contextlib.contextmanager
+    def _compiling(self, what: str, owed: int = 0) -> Iterator[None]:
+        """Around the first update and the first decision, if they are compiled.
+
+        That takes minutes and looks at no flag: with everything saved, a stop can end it at once.
+
+        Args:
+            owed: updates that are due and were taken from what is due.
 
         Raises:
-            StopNow: out of what follows, until the next decision is made. Nothing of it is whole then.
-            Preempted, Interrupted: a stop was requested before.
+            Preempted, Interrupted: a stop was requested. Nothing may be saved then any more.
         """
-        self.learning.give_back(owed)
+        if what not in self._uncompiled:
+            yield
+            return
+        self._uncompiled.discard(what)
+        if owed:
+            self.learning.give_back(owed)
         saved = self.save()
-        self.learning.due(self.collector.records, self.collector.asked)
-        if saved:
-            self._warm_up.enter_context(self.stop.at_once())
+        if owed:
+            self.learning.due(self.collector.records, self.collector.asked)
+        if not saved:
+            yield
+            return
+        with self.stop.at_once():
+            self._broken_off = True
+            yield
+        self._broken_off = False
 
     def tend(self) -> None:
         """Evaluate, film, log and save, as far as it is time for it.
@@ -355,7 +371,8 @@ class Training:
     def save_despite_failure(self) -> None:
         """After an environment failed: the round is as it was before, so a mended one can go on from here."""
         try:
-            self.save()
+            if not self._broken_off:
+                self.save()
         except DreamerError as error:
             self.reporter.warn(f"not saved: {error.what}")
 
@@ -378,6 +395,8 @@ class Training:
             EnvError: the last evaluation failed.
             ResourceError: it could not be saved.
         """
+        if self._broken_off:
+            return
         if self.done and not self.stop.requested:
             if self._owes_evaluation():
                 with contextlib.suppress(Preempted, Interrupted):

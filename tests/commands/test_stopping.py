@@ -119,6 +119,16 @@ def test_while_compiling(train, tmp_path, monkeypatch, hangs, soon):
     assert (tmp_path / "run" / "metrics.jsonl").read_text() == ""
 
 
+@pytest.mark.parametrize("overlap", ["true", pytest.param("false", marks=pytest.mark.extended)])
+def test_saving_before_compiling_changes_nothing(train, tmp_path, monkeypatch, overlap):
+    monkeypatch.setattr("dreamer_cli.nets.kernels.Kernel.choose", lambda *_: None)  # which would take a minute
+    argv = ["-e", "CartPole-v1", *TINY, "--steps", "40", "-s", f"run.overlap={overlap}"]
+    for name, how in (("plain", "--no-compile"), ("compiled", "--compile")):
+        assert train(*argv, how) == 0
+        os.rename(tmp_path / "run", tmp_path / name)
+    assert differing(contents(tmp_path / "plain"), contents(tmp_path / "compiled")) == []
+
+
 def test_while_the_first_estimate_is_made(train, tmp_path, monkeypatch, hangs, soon):
     monkeypatch.setattr("dreamer_cli.commands.start.estimate", hangs)
     assert train("-e", "CartPole-v1", *TINY, "--steps", "80") == 75
@@ -128,8 +138,10 @@ def test_while_the_first_estimate_is_made(train, tmp_path, monkeypatch, hangs, s
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1, signal.SIGINT])
 def test_while_chance_acts(train, tmp_path, monkeypatch, soon, number):
+    if signal.getsignal(number) == signal.SIG_IGN:  # nohup, which is respected
+        pytest.skip("this process ignores the signal")
     when(monkeypatch, Collector, "finish", lambda: soon(number))
-    code = train("-e", "CartPole-v1", *TINY, "--steps", "100k", "-s", "run.prefill=50k")
+    code = train("-e", "CartPole-v1", *TINY, "--steps", "20k", "-s", "run.prefill=20k")
     assert code == (130 if number == signal.SIGINT else 75)
     assert soon.seconds() < SOON_S
     assert state(tmp_path / "run")["collector"]["env_steps"] > 0
@@ -137,7 +149,7 @@ def test_while_chance_acts(train, tmp_path, monkeypatch, soon, number):
 
 def test_the_time_is_up(train, tmp_path):
     began = time.monotonic()
-    assert train("-e", "CartPole-v1", *TINY, "--steps", "100k", "-s", "run.prefill=50k", "--max-time", "3s") == 75
+    assert train("-e", "CartPole-v1", *TINY, "--steps", "20k", "-s", "run.prefill=20k", "--max-time", "3s") == 75
     assert 3 <= time.monotonic() - began < 3 + SOON_S
     assert (newest(tmp_path / "run") / "manifest.json").exists()
 
