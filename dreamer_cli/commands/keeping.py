@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
@@ -88,8 +89,6 @@ class Keeper:
                 {STATE: {**state, **own}, REPLAY: replay},
                 finite=(WEIGHTS, OPTIMIZER),
             )
-            if returns:
-                self.checkpoints.mark_best(step, float(np.mean(returns[-10:])), "training")
         except DiskFullError as error:
             self._failed += 1
             if self._failed >= FAILED_SAVES:
@@ -98,8 +97,17 @@ class Keeper:
             return False
         self._failed = 0
         self.step = step
+        if returns:
+            self.mark_best(step, float(np.mean(returns[-10:])), "training")
         self.replay.prune(self.run.replay, self.checkpoints.trees(REPLAY))
         return True
+
+    def mark_best(self, step: int, score: float, by: Literal["training", "evaluation"]) -> None:
+        """Note that this checkpoint scored best, if it did; a full disk costs a warning, for the weights are safe."""
+        try:
+            self.checkpoints.mark_best(step, score, by)
+        except DiskFullError as error:
+            self.reporter.warn(f"best.json does not say that step {step} scored {score:.6g}: {error.what}")
 
     def save_now(self, step: int, state: Mapping[str, Any], returns: list[float]) -> None:
         """Write a checkpoint, for a run that ends here: three tries within seconds.
@@ -112,17 +120,33 @@ class Keeper:
             time.sleep(PAUSE_S)
 
     def load(self) -> dict[str, Any] | None:
-        """Take up the newest checkpoint that verifies; returns the `state` that it was saved with, or None without one.
+        """Take up the newest checkpoint that verifies, with its replay; returns the `state` that it was saved with.
+
+        None where there is no checkpoint.
 
         Raises:
             StateError: every checkpoint is damaged, or does not fit.
             EnvError, Preempted, Interrupted: while environments are brought back into their episodes.
         """
         self.checkpoints.clean()
-        path = self.checkpoints.latest()
-        if path is None:
+        if not self.checkpoints.steps():
+            if self.run.replay.exists() or self.run.metrics.exists():
+                self.reporter.warn(f"{self.run.path} holds no checkpoint to go on from, so the run begins anew.")
             return None
+        refused: StateError | None = None
+        for path in self.checkpoints.candidates():
+            try:
+                return self._load(path)
+            except StateError as error:  # its part of the replay may be lost, and that of an older one whole
+                self.reporter.warn(f"{path} cannot be used: {error.what}")
+                refused = error
+        self.checkpoints.latest()  # says so if all of them are damaged
+        assert refused is not None
+        raise refused
+
+    def _load(self, path: Path) -> dict[str, Any]:
         loaded = self.checkpoints.load(path)
+        self.inexact.clear()
         try:
             self._take_up(loaded)
         # What was verified is what somebody wrote, not necessarily what we would write.
@@ -141,6 +165,7 @@ class Keeper:
 
     def _take_up(self, loaded: Loaded) -> None:
         state, optimizer, replay = loaded.trees[STATE], loaded.tensors[OPTIMIZER], loaded.trees[REPLAY]
+        _check(state)
         load_weights(self.learner.agent, loaded.tensors[WEIGHTS], str(loaded.path))
         # The state of a generator means something only on the type of device that it is from.
         same = state["device"] == self.learner.device.type
@@ -174,3 +199,26 @@ class Keeper:
                 f"replay.{self.replay.limited_by}), so the oldest {dropped} are dropped"
             )
             self.inexact.append(f"{dropped} records dropped")
+
+
+def _check(state: Mapping[str, Any]) -> None:
+    """See that what `Training` takes from its state is there.
+
+    Raises:
+        KeyError, TypeError: it is not.
+    """
+    wanted = {
+        "updates": int,
+        "restarts": int,
+        "ratio": dict,
+        "log": dict,
+        "logged": list,
+        "returns": list,
+        "owed": list,
+    }
+    for name, kind in wanted.items():
+        if not isinstance(state[name], kind):
+            raise TypeError(f"{name} is {type(state[name]).__name__}")
+    state["log"]["numbers"], state["log"]["tensors"], state["log"]["records"]
+    if state["evaluated"] is not None:
+        state["evaluated"]["checkpoint_step"], state["evaluated"]["return"]["mean"]

@@ -112,6 +112,9 @@ class Training:
             self.restarts = state["restarts"]
             self._logged = tuple(state["logged"])
             self._saved = self._mark()
+            if self.evaluated and self.evaluated["checkpoint_step"] == self.env_steps and not self.under_way:
+                # A crash may have come just before it was noted.
+                self.keeper.mark_best(self.env_steps, self.evaluated["return"]["mean"], "evaluation")
         self.first_step = self.env_steps
         self._lap = (self.env_steps, self.updates)  # where the speed is measured from
         run, owed = self.cfg.run, state.get("owed", [])
@@ -379,7 +382,7 @@ class Training:
     def _was_saved(self) -> None:
         self._saved = self._mark()
         if self._scored is not None:
-            self.keeper.checkpoints.mark_best(self.env_steps, self._scored, "evaluation")
+            self.keeper.mark_best(self.env_steps, self._scored, "evaluation")
             self._scored = None
         self.display.saved(f"{self.env_steps:09d}")
 

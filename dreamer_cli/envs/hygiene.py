@@ -30,6 +30,8 @@ def become_worker(max_bytes: int | None) -> None:
         if hasattr(signal, name):
             # A handler, not SIG_IGN, which the programs that some environments start would inherit.
             signal.signal(getattr(signal, name), lambda number, frame: None)
+            if hasattr(signal, "pthread_sigmask"):  # they were blocked for the fork server's sake
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, [getattr(signal, name)])
     # Forked workers inherit one state of numpy's global generator; environments that still use it would all play alike.
     np.random.seed()  # noqa: NPY002
     os.dup2(2, 1)

@@ -2,6 +2,7 @@
 
 import contextlib
 import multiprocessing
+import signal
 import socket
 import sys
 import time
@@ -35,6 +36,7 @@ class Worker:
     def __init__(self, cfg: EnvConfig, render_mode: str | None, rows: Sequence[int], memory: Memory) -> None:
         self.rows = list(rows)
         self.busy = self.ended = False
+        self._code: int | None = None
         context = start_context()
         ours, theirs = socket.socketpair()
         self.channel = Channel(ours)
@@ -44,7 +46,7 @@ class Worker:
             target=serve, args=(cfg, render_mode, memory, theirs, limit), name=f"env-{rows[0]}", daemon=False
         )
         try:
-            with _nameless_main():
+            with _nameless_main(), _deaf():
                 self.process.start()
             self.pid = int(self.process.pid)
             GUARDIAN.watch(self.pid)  # it leads a group of its own, of the same number
@@ -55,7 +57,9 @@ class Worker:
             theirs.close()
 
     def ask(self, name: str, check_stop: Callable[[], None], blob: bytes = b"", **arguments: Any) -> None:
-        """Send a question, see `worker.serve`."""
+        """Send a question, see `worker.serve`; one that has ended is found when its answer is awaited."""
+        if self.ended:
+            return
         self.busy = True
         # A dead worker is found when its answer is awaited, where the reason is looked up.
         with contextlib.suppress(Gone):
@@ -67,6 +71,8 @@ class Worker:
         Raises:
             BadMessage, Gone: as `Channel.poll`.
         """
+        if self.ended:
+            raise Gone
         answer = self.channel.poll()
         self.busy = self.busy and answer is None
         return answer
@@ -82,6 +88,8 @@ class Worker:
         Returns:
             the exit code; None if even the system cannot end it.
         """
+        if self.ended:
+            return self._code
         self.ended = True
         self.process.join(max(0.0, patient_until - time.monotonic()))
         code: int | None = self.process.exitcode
@@ -90,7 +98,7 @@ class Worker:
         end_group(self.pid)
         self.process.join(CLOSE_S)
         self.channel.close()
-        code = self.process.exitcode
+        code = self._code = self.process.exitcode
         GUARDIAN.forget(self.pid)
         if code is not None:
             self.process.close()
@@ -136,6 +144,24 @@ def start_context() -> Any:
 
 def _impatient() -> None:
     raise Gone
+
+
+@contextlib.contextmanager
+def _deaf() -> Iterator[None]:
+    """Whatever is started here does not hear signals to the whole group, as schedulers and closing terminals send them.
+
+    The fork server would die of them, and its workers with it, before the trainer has saved. Blocked signals are
+    inherited (workers unblock theirs); those to this process come a moment later.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGUSR1")]
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager

@@ -142,8 +142,8 @@ class VectorEnv:
             episodes = self.episodes[left].tolist()
             seeds = [episode_seed(self.seed, row, episode) for row, episode in zip(left, episodes, strict=True)]
             crashes = self._pool.reset(left, episodes, seeds, self.check_stop)
-            self.episodes[left] += 1
             self._restart(crashes)
+            self.episodes[left] += 1  # not where that raised: the same episode is still to begin
             left = [row for row in rows if row in crashes]
 
     def step(self, action: np.ndarray) -> Records:
@@ -209,7 +209,10 @@ class VectorEnv:
         if self._closed:
             return [None] * self.num_envs
         rows = np.flatnonzero(~self._ended & ~self._lost).tolist()
-        found = dict(zip(rows, self._run(lambda: self._pool.states(rows, lambda: None)), strict=True))
+        try:
+            found = dict(zip(rows, self._pool.states(rows, lambda: None), strict=True))
+        except EnvError:  # a worker has died; the next step will find it, and say what becomes of that
+            found = {}
         return [found.get(row) for row in range(self.num_envs)]
 
     def resume(self, jobs: Mapping[int, Job]) -> dict[int, str]:
@@ -278,7 +281,7 @@ class VectorEnv:
                 often = f"It was restarted {RESTARTS} times within {WITHIN_S / 60:g} minutes before."
                 raise EnvError(f"{error.what} {often}", error.hint) from error
             recent.append(now)
-            self.warn(f"{error.what} It is restarted, and its episode cut off.")
+            self.warn(f"{error.what.rstrip('.')}. It is restarted, and its episode cut off.")
 
     def _require_idle(self) -> None:
         """While environments step, the board is theirs, and their next answer belongs to that step."""

@@ -177,7 +177,8 @@ class DreamerEnv(gymnasium.Wrapper):
                 return call()
         except DreamerError:
             raise
-        except (Exception, SystemExit) as err:  # SystemExit: an environment must not end the training in silence
+        # An environment must not end the training in silence. Ctrl-C is a flag while it runs, and raises nothing.
+        except (Exception, SystemExit, KeyboardInterrupt) as err:
             hint = MEMORY_HINT if isinstance(err, MemoryError) else "The traceback is shown by --verbose."
             raise self._broken(f"{what}() raised {type(err).__name__}: {err}", hint) from err
 

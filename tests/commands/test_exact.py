@@ -158,7 +158,7 @@ LOST: dict[str, Callable[[Loaded], None]] = {
     "returns so far": _counted(returns=[0.0, 0.0, 0.0]),
     "credit of the train ratio": lambda loaded: loaded.trees[keeping.STATE]["ratio"].update(credit=[0, 1]),
     "number of updates": _tree(keeping.STATE, updates=0),
-    "means under way": _tree(keeping.STATE, log={"numbers": {}, "tensors": []}),
+    "means under way": lambda loaded: loaded.trees[keeping.STATE]["log"].update(numbers={}, tensors=[]),
 }
 
 

@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -145,6 +147,29 @@ def test_while_chance_acts(train, tmp_path, monkeypatch, soon, number):
     assert code == (130 if number == signal.SIGINT else 75)
     assert soon.seconds() < SOON_S
     assert state(tmp_path / "run")["collector"]["env_steps"] > 0
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
+def test_a_signal_to_the_whole_group(tmp_path, number):
+    """As schedulers and closing terminals send it: neither workers nor what starts them may go before the trainer."""
+    run = tmp_path / "run"
+    argv = ["-e", toy("Slow"), "--vec", "async", "-p", "debug", "-q", "--steps", "100k", "--save-every", "20"]
+    command = [sys.executable, "-m", "dreamer_cli", "train", "--run-dir", str(run), *argv]
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
+    )
+    while not list((run / "checkpoints").glob("0*")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    os.killpg(process.pid, number)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out.strip()) == (75, str(run)), err
 
 
 def test_the_time_is_up(train, tmp_path):

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -75,6 +76,7 @@ def test_a_run_and_what_it_leaves(train, tmp_path):
     assert all(float(row["return"]) == float(row["length"]) for row in rows)  # CartPole pays 1 a step
     best = json.loads((run / "checkpoints" / "best.json").read_text())
     assert best["by"] == "evaluation"
+    assert load_config(run / "config.yaml").env.vec == "sync"  # what `auto` chose for CartPole
     assert (run / "checkpoints" / f"{best['step']:09d}" / "manifest.json").is_file()
     assert (run / "eval" / "000000060.json").is_file()
     assert (run / "videos" / "dream-000000100.mp4").stat().st_size > 1000
@@ -177,6 +179,33 @@ def test_a_damaged_newest_checkpoint_is_stepped_over(train, tmp_path, capsys):
     code, result = train("--steps", "100")
     assert (code, result["steps"]) == (0, 100)
     assert result["updates"] > 0
+
+
+def test_a_checkpoint_whose_replay_is_lost_is_stepped_over(train, tmp_path, capsys):
+    """The one before needs less of it; and without any, the run begins anew, and says so."""
+    train("-e", "CartPole-v1", "-p", "debug", "-q", "--save-every", "40", "--steps", "80")
+    newest = max((tmp_path / "run" / "replay").iterdir())
+    newest.write_bytes(newest.read_bytes()[:-100])
+    assert main(["train", "--run-dir", str(tmp_path / "run"), "--steps", "90", "-q"]) == 0
+    err = capsys.readouterr().err
+    assert "000000080 cannot be used" in err
+    assert "are lost" in err
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    assert main(["train", "--run-dir", str(tmp_path / "run"), "--steps", "95", "-q"]) == 0
+    assert "holds no checkpoint to go on from, so the run begins anew" in capsys.readouterr().err
+
+
+def test_a_disk_that_is_full_when_the_best_is_noted(train, tmp_path, monkeypatch, capsys):
+    """The weights are safe by then: a warning, and the training goes on."""
+
+    def full(*_args):
+        raise DiskFullError("the disk is full.")
+
+    monkeypatch.setattr(keeping.Checkpoints, "mark_best", full)
+    argv = ["-e", "CartPole-v1", *TINY, "--steps", "40", "--eval-every", "20"]
+    assert main(["train", *argv, "--run-dir", str(tmp_path / "run")]) == 0
+    assert "best.json does not say" in capsys.readouterr().err
+    assert (tmp_path / "run" / "checkpoints" / "000000040").is_dir()
 
 
 def test_plan_writes_nothing(train, tmp_path, monkeypatch):

@@ -1,5 +1,7 @@
 """Vectors of environments: records worked out by hand, and sync equals async."""
 
+import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,7 +13,7 @@ from dreamer_cli.envs.make import EnvConfig, make_env
 from dreamer_cli.envs.pool import Local
 from dreamer_cli.envs.vector import VectorEnv, episode_seed
 from dreamer_cli.envs.wrappers import seconds_per_step
-from dreamer_cli.errors import DivergedError
+from dreamer_cli.errors import DivergedError, EnvError
 from tests.toys import toy_config
 
 
@@ -181,3 +183,21 @@ def test_workers_do_without_torch():
     code = "import sys, dreamer_cli.envs.worker; print([m for m in sys.modules if m in ('torch', 'rich', 'typer')])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_reset_that_fails_is_still_to_come():
+    """The episode that did not begin is the next one, for whoever goes on from here."""
+    with VectorEnv(toy_config("Faulty", fault="raises", at=0), 1, 0, "sync") as envs:
+        with pytest.raises(EnvError):
+            envs.reset()
+        assert envs.episodes.tolist() == [0]
+        assert envs.states() == [None]  # closed, and says so
+
+
+def test_a_worker_that_has_died_is_found_by_the_step_and_not_by_a_save():
+    with VectorEnv(toy_config("Timeline", length=9), 1, 0, "async") as envs:
+        envs.reset()
+        os.kill(envs._pool._workers[0].pid, signal.SIGKILL)
+        assert envs.states() == [None]
+        with pytest.raises(EnvError, match="died"):
+            envs.step(np.eye(3, dtype=np.float32)[:1])
