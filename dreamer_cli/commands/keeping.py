@@ -198,6 +198,7 @@ class Keeper:
                 f"the replay has room for {self.replay.capacity} records now (limited by "
                 f"replay.{self.replay.limited_by}), so the oldest {dropped} are dropped"
             )
+            self.inexact.append(f"{dropped} records of the replay found no room")
             self.inexact.append(f"{dropped} records dropped")
 
 
