@@ -403,13 +403,14 @@ def test_a_run_goes_on_with_less_room_elsewhere(train, tmp_path, monkeypatch, ca
     bytes_per_record = (
         read_metrics(record.metrics)[-1]["replay/bytes"] // read_metrics(record.metrics)[-1]["replay/records"]
     )
-    monkeypatch.setattr("dreamer_cli.replay.storage.free_memory", lambda: 4 * 40 * bytes_per_record)
-    assert main([*argv[:1], *argv[-2:], "--steps", "80"]) == 0
+    less = ["-s", f"replay.max_bytes={40 * bytes_per_record}"]
+    assert main([*argv[:1], *argv[-2:], "--steps", "80", *less]) == 0
     err = capsys.readouterr().err
     assert "random numbers on cpu begin anew" in err
     assert "the oldest" in err
     now = record.read()
     assert (now["device"], now["status"], now["origins"]["run.steps"]) == ("cpu", "finished", "--steps")
+    assert any("found no room" in why for why in now["inexact"])
     assert now["versions"]["dreamer"]
 
 
@@ -432,6 +433,18 @@ def test_every_kind_of_space(train, tmp_path, capsys, name):
     out = str(tmp_path / "dream.png")
     assert main(["imagine", run, "-o", out, "--context", "2", "--horizon", "3", "--samples", "2", "-q"]) == 0
     assert capsys.readouterr().out.split() == [out]
+
+
+@EXTENDED
+@pytest.mark.parametrize(("name", "kwarg"), [("Toy", "length=1"), ("Toy", "length=1000000")])
+def test_what_is_odd_but_legal_is_learnt_from(train, tmp_path, name, kwarg):
+    """Episodes of one step, and without an end: no update is skipped."""
+    code, result = train("-e", toy(name), "--env-kwarg", kwarg, "--vec", "sync", *TINY, "--steps", "80")
+    assert (code, result["steps"]) == (0, 80)
+    assert result["updates"] > 5
+    records = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert all(record.get("update/skipped", 0) == 0 for record in records)
+    assert all(value.isfinite().all() for value in weights(tmp_path / "run").values())
 
 
 def start(run: Path, *argv: str) -> subprocess.Popen:
