@@ -33,7 +33,8 @@ def contents(run: Path) -> dict[str, Any]:
     with (run / "episodes.csv").open() as file:
         found["episodes"] = [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
     found["evaluations"] = {path.name: path.read_text() for path in (run / "eval").glob("*.json")}
-    found["best"] = (run / "checkpoints" / "best.json").read_text()
+    best = run / "checkpoints" / "best.json"
+    found["best"] = best.read_text() if best.exists() else None  # before the first episode's end there is none
     found["films"] = sorted(path.name for path in (run / "videos").glob("*"))
     return found
 
