@@ -20,7 +20,7 @@ from dreamer_cli.cli.app import app
 from dreamer_cli.commands.presets import records
 from dreamer_cli.config import Config
 from dreamer_cli.errors import DreamerError
-from dreamer_cli.registry import to_tree
+from dreamer_cli.registry import Registry, to_tree
 from dreamer_cli.trees import leaves
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -166,7 +166,7 @@ def _part(path: str, settings: Any) -> list[str]:
         key, value = f"{path}.{field.name}".lstrip("."), getattr(settings, field.name)
         registry = _registry(hints[field.name])
         if registry is not None:
-            kind = next(name for name, member in registry.items() if type(value) is member)
+            kind = registry.kind_of(value)
             kinds = ", ".join(f"`{name}`" for name in registry)
             own.append((f"`{key}.kind`", f"`{kind}`", kinds, cell(meanings[field.name])))
             for name, member in registry.items():
@@ -209,8 +209,8 @@ def documented(cls: type) -> tuple[str, dict[str, str]]:
     return about, {key: meaning.rstrip(".").replace("None", "null") for key, meaning in meanings.items()}
 
 
-def _registry(hint: Any) -> Mapping[str, Any] | None:
-    return next((item for item in getattr(hint, "__metadata__", ()) if isinstance(item, Mapping)), None)
+def _registry(hint: Any) -> Registry | None:
+    return next((item for item in getattr(hint, "__metadata__", ()) if isinstance(item, Registry)), None)
 
 
 def takes(hint: Any) -> str:

@@ -9,12 +9,13 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import torch
 
-from dreamer_cli.agent import Agent, Mode
+from dreamer_cli.agent import Agent
+from dreamer_cli.behaviour.contract import Behaviour
 from dreamer_cli.errors import StateError
 from dreamer_cli.graph import Captured
 from dreamer_cli.spaces import EnvSpec
 from dreamer_cli.stopwatch import Stopwatch
-from dreamer_cli.structs import Carry, Noise, Records, State, to_numpy
+from dreamer_cli.structs import Carry, Mode, Noise, Records, State, to_numpy
 
 Latent = Mapping[str, np.ndarray]
 
@@ -24,11 +25,12 @@ class AgentDriver:
 
     Args:
         agent: on its device; its weights may change between calls.
-        mode: `sample` or `mode`, see `Agent.policy`.
+        mode: `explore` while training data is collected, else `sample` or `mode`.
         seed: of its own random generator; nothing else draws from it.
         bf16: run networks in bfloat16.
         capture: launch a decision as one CUDA graph; for always the same number of environments.
         warn: told if that does not work.
+        behaviour: decides in place of the agent's own.
     """
 
     def __init__(
@@ -39,8 +41,9 @@ class AgentDriver:
         bf16: bool = False,
         capture: bool = False,
         warn: Callable[[str], None] = warnings.warn,
+        behaviour: Behaviour | None = None,
     ) -> None:
-        self.agent, self.mode, self.bf16 = agent, mode, bf16
+        self.agent, self.mode, self.bf16, self.behaviour = agent, mode, bf16, behaviour
         self.decide = Captured(self.decide_as_is, warn) if capture else self.decide_as_is
         self.device = next(agent.parameters()).device
         self.generator = torch.Generator(self.device).manual_seed(seed)
@@ -53,10 +56,17 @@ class AgentDriver:
     def __call__(self, records: Records, carry: Carry | None) -> tuple[np.ndarray, Latent, Carry]:
         """One decision in each environment."""
         assert carry is not None
-        obs = {key: self._send(value) for key, value in records.obs.items()}
-        noise = self.agent.noise(len(records.is_first), self.generator)
-        action, carry = self.decide(obs, self._send(records.is_first), carry, noise)
+        action, carry = self.decide(*self._seen(records), carry, self._noise(records))
         return to_numpy(action), latents(self.agent, carry), carry
+
+    @torch.inference_mode()
+    def watch(self, records: Records, carry: Carry, action: np.ndarray) -> tuple[Latent, Carry]:
+        """See what is there while another one acts; as much is drawn as for a decision of one's own."""
+        (obs, is_first), noise, world = self._seen(records), self._noise(records), self.agent.world
+        with self._precision():
+            state, _ = world.dynamics.observe_step(*carry, world.encoder(obs), is_first, noise.latent)
+        carry = Carry(state, torch.from_numpy(action).to(carry.action))
+        return latents(self.agent, carry), carry
 
     def pack(self, carry: Carry) -> dict[str, torch.Tensor]:
         """A carry as named tensors, to save."""
@@ -78,8 +88,18 @@ class AgentDriver:
         self, obs: dict[str, torch.Tensor], is_first: torch.Tensor, carry: Carry, noise: Noise
     ) -> tuple[torch.Tensor, Carry]:
         """`Agent.policy` in the precision and the mode of this driver. Safe to capture."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            return self.agent.policy(obs, is_first, carry, noise, self.mode)
+        with self._precision():
+            return self.agent.policy(obs, is_first, carry, noise, self.mode, self.behaviour)
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+
+    def _seen(self, records: Records) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        obs = {key: self._send(value) for key, value in records.obs.items()}
+        return obs, self._send(records.is_first)
+
+    def _noise(self, records: Records) -> Noise:
+        return self.agent.noise(len(records.is_first), self.generator, self.behaviour)
 
     def _send(self, value: np.ndarray) -> torch.Tensor:
         """To the device, from page-locked memory: all keys travel at once, while the host goes on."""
@@ -121,11 +141,11 @@ class PrefillDriver:
         self.agent, self.chance = agent, chance
         self.initial = agent.initial
 
-    def __call__(self, records: Records, carry: Carry | None) -> tuple[np.ndarray, Latent, Carry]:
+    def __call__(self, records: Records, carry: Carry) -> tuple[np.ndarray, Latent, Carry]:
         """One decision in each environment, with the agent's own latents to store."""
-        _, latent, carry = self.agent(records, carry)
         action = self.chance.actions(len(records.is_first))
-        return action, latent, carry._replace(action=torch.from_numpy(action).to(carry.action))
+        latent, carry = self.agent.watch(records, carry, action)
+        return action, latent, carry
 
 
 class Timed:

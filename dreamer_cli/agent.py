@@ -2,27 +2,23 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from dreamer_cli.behaviour.actor_critic import ActorCritic, BehaviourConfig
+from dreamer_cli.behaviour.contract import Behaviour
 from dreamer_cli.errors import ConfigError, closest
-from dreamer_cli.nets.distributions import gumbel
-from dreamer_cli.sections import section
 from dreamer_cli.shapes import Bool, Float
 from dreamer_cli.spaces import EnvSpec
-from dreamer_cli.structs import Batch, Carry, Noise, State
-from dreamer_cli.world.model import WorldConfig, WorldModel
-
-Mode = Literal["sample", "mode"]
+from dreamer_cli.structs import Batch, Carry, Mode, Noise, State
+from dreamer_cli.world.model import WorldConfig, WorldModel, WorldNoise
 
 
 class UpdateNoise(NamedTuple):
-    """Randomness of one update, N = B·T dreams: post B T S K, imag N H S K, action N H+1 A."""
+    """Randomness of one update, N = B·T dreams: world, imag N H S K, action N H+1 A."""
 
-    post: Tensor
+    world: WorldNoise
     imag: Tensor
     action: Tensor
 
@@ -38,19 +34,21 @@ class Losses(NamedTuple):
 class Agent(nn.Module):
     """World and behaviour, joined: acts on observations, and says how wrong it is on replayed batches."""
 
-    def __init__(self, world: WorldConfig, behaviour: BehaviourConfig, spec: EnvSpec) -> None:
+    def __init__(self, world: WorldConfig, behaviour: Any, spec: EnvSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.horizon = behaviour.horizon
         self.world = WorldModel(world, spec, behaviour.cont_scale)
-        self.behaviour = ActorCritic(behaviour, self.world.dynamics.feat_size, spec.action)
-        self.discrete = [bool(part.classes) for part in spec.action for _ in range(part.width)]
-        self.register_buffer("is_discrete", torch.tensor(self.discrete), persistent=False)
+        self.behaviour: Any = behaviour.build(self.world, spec.action)
 
     @property
     def seen(self) -> EnvSpec:
         """The environment as the agent sees it: without observations that its encoder leaves out."""
         return replace(self.spec, observation=self.world.encoder.specs)
+
+    @property
+    def like(self) -> Tensor:
+        """A number of the dtype and on the device that randomness is drawn in."""
+        return self.world.dynamics.initial(1).deter
 
     # ── acting ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -59,70 +57,60 @@ class Agent(nn.Module):
         state = self.world.dynamics.initial(batch)
         return Carry(state, state.deter.new_zeros(batch, self.spec.action_width))
 
-    def noise(self, batch: int, generator: torch.Generator | None = None) -> Noise:
-        """Randomness of one decision in each of `batch` environments."""
-        like = self.world.dynamics.initial(1).deter
-        return Noise(
-            self.world.dynamics.latent.noise((batch,), like, generator), self._action_noise((batch,), like, generator)
-        )
-
-    def _action_noise(self, lead: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:
-        """lead A: Gumbel noise in columns of categorical entries, standard normal in the others."""
-        shape = (*lead, len(self.discrete))
-        if all(self.discrete):
-            return gumbel(shape, like, generator)
-        normal = torch.empty(shape, dtype=like.dtype, device=like.device).normal_(generator=generator)
-        if not any(self.discrete):
-            return normal
-        return torch.where(self.get_buffer("is_discrete"), gumbel(shape, like, generator), normal)
+    def noise(self, batch: int, generator: torch.Generator | None = None, behaviour: Behaviour | None = None) -> Noise:
+        """Randomness of one decision in each of `batch` environments, as the agent's own behaviour makes it."""
+        like = self.like
+        latent = self.world.dynamics.latent.noise((batch,), like, generator)
+        return Noise(latent, (behaviour or self.behaviour).action_noise(batch, self.world, like, generator))
 
     def policy(
-        self, obs: dict[str, Tensor], is_first: Bool[Tensor, " B"], carry: Carry, noise: Noise, mode: Mode = "sample"
+        self,
+        obs: dict[str, Tensor],
+        is_first: Bool[Tensor, " B"],
+        carry: Carry,
+        noise: Noise,
+        mode: Mode = "sample",
+        behaviour: Behaviour | None = None,
     ) -> tuple[Float[Tensor, "B A"], Carry]:
         """What to do now, and what to carry on.
 
         obs: each key B and its own axes, as stored (uint8 pictures). The posterior is always sampled, as in the
         official code, in evaluation too; `mode` takes the actor's likeliest action instead of a sample.
+        behaviour: another one than the agent's own, a planner in its place.
         """
         embed = self.world.encoder(obs)
         state, _ = self.world.dynamics.observe_step(carry.state, carry.action, embed, is_first, noise.latent)
-        policy = self.behaviour.actor(self.world.dynamics.feat(state))
-        action = policy.sample(noise.action) if mode == "sample" else policy.mode
+        action = (behaviour or self.behaviour).decide(self.world, state, noise.action, mode)
         return action, Carry(state, action)
 
     # ── learning ────────────────────────────────────────────────────────────────────────────────────────
 
     def update_noise(self, batch: int, length: int, generator: torch.Generator | None = None) -> UpdateNoise:
         """Randomness of one update on `batch` sequences of `length` records."""
-        like = self.world.dynamics.initial(1).deter
-        latent, starts = self.world.dynamics.latent, batch * length
-        return UpdateNoise(
-            post=latent.noise((batch, length), like, generator),
-            imag=latent.noise((starts, self.horizon), like, generator),
-            action=self._action_noise((starts, self.horizon + 1), like, generator),
-        )
+        like = self.like
+        world = self.world.noise(batch, length, like, generator)
+        return UpdateNoise(world, *self.behaviour.dream_noise(batch * length, self.world, like, generator))
 
     def losses(self, batch: Batch, noise: UpdateNoise) -> Losses:
-        """Watch the batch, dream on from every state in it, and learn from both.
-
-        Gradients: the world model learns from its own losses and from the critic's on replay; dreams start in
-        detached states, and move only actor and critic.
-        """
-        seen = self.world.observe(batch, noise.post)
-        start = State(*(x.detach().flatten(0, 1) for x in seen.states))
-        rollout = self.behaviour.rollout()
-        differentiable = self.behaviour.actor_gradient.through_dynamics and torch.is_grad_enabled()
-        with section("imagine"), torch.set_grad_enabled(differentiable):
-            dream = self.world.imagine(start, rollout, noise.imag, noise.action)
-        with section("actor_critic"):
-            learnt = self.behaviour.imagined(dream, rollout.policy())
-            boot = learnt.ret[:, 0].reshape(batch.reward.shape)
-            replayed = self.behaviour.replayed(seen.feat, batch, boot)
+        """Watch the batch, let the behaviour learn from it, and say how wrong both were."""
+        seen = self.world.observe(batch, noise.world)
+        learnt = self.behaviour.learn(self.world, seen, batch, noise.imag, noise.action)
         return Losses(
-            {**seen.losses, **learnt.losses, **replayed},
+            {**seen.losses, **learnt.losses},
             State(*(x.detach() for x in seen.states)),
             {**seen.metrics, **learnt.metrics},
         )
+
+    def after_update(self, sound: Bool[Tensor, ""]) -> None:
+        """Move slow copies; called once the optimiser has stepped, or has not: then `sound` is false."""
+        self.world.after_update(sound)
+        self.behaviour.after_update(sound)
+
+    def groups(self) -> dict[str, list[nn.Parameter]]:
+        """What an optimiser may treat apart: `world`, `actor`, `critic`, and `beside`, which moves nothing else."""
+        world, behaviour = self.world.groups(), self.behaviour.groups()
+        beside = [*world.pop("beside"), *behaviour.pop("beside", [])]
+        return {**world, **behaviour, "beside": beside}
 
     def check_loss_names(self, names: Iterable[str]) -> None:
         """See that every `objective/KEY` is a loss of this agent: a typo would leave the key at its family's weight.
@@ -135,20 +123,27 @@ class Agent(nn.Module):
             family, slash, key = name.partition("/")
             if family == "objective" and slash and key not in known:
                 raise ConfigError(
-                    f"loss_scales.{name} names {key!r}, which is no observation key that is decoded.",
+                    f"loss_scales.{name} names {key!r}, which is no loss of this objective.",
                     hint=closest(key, known) + (f"There are: {', '.join(known)}." if known else "There is none."),
                 )
 
     def parameter_counts(self) -> dict[str, int]:
         """Trainable parameters by module, and their total; slow copies are not counted."""
-        modules = {
-            "encoder": self.world.encoder,
-            "rssm": self.world.dynamics,
-            "decoder": self.world.objective,
-            "reward": self.world.reward,
-            "cont": self.world.cont,
-            "actor": self.behaviour.actor,
-            "critic": self.behaviour.critic,
+        world, behaviour = self.world, self.behaviour
+        counts = {
+            "encoder": _count(world.encoder),
+            "rssm": _count(world.dynamics),
+            "decoder": _count(getattr(world.objective, "decoder", world.preview)),
+            "reward": _count(world.reward),
+            "cont": _count(world.cont),
+            "actor": _count(getattr(behaviour, "actor", None)),
+            "critic": _count(getattr(behaviour, "critic", None)),
         }
-        counts = {name: sum(p.numel() for p in module.parameters()) for name, module in modules.items()}
-        return {**counts, "total": sum(counts.values())}
+        total = sum(parameter.numel() for group in self.groups().values() for parameter in group)
+        other = {"objective": _count(world.objective), "intrinsic": _count(getattr(behaviour, "intrinsic", None))}
+        other["objective"] -= _count(getattr(world.objective, "decoder", None))
+        return {**counts, **{name: count for name, count in other.items() if count}, "total": total}
+
+
+def _count(module: nn.Module | None) -> int:
+    return 0 if module is None else sum(p.numel() for p in module.parameters() if p.requires_grad)

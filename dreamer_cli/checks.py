@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from dreamer_cli.errors import ConfigError, closest, nearest
 from dreamer_cli.numbers import count_hint
-from dreamer_cli.registry import to_tree
+from dreamer_cli.registry import Registry, to_tree
 from dreamer_cli.trees import FOREIGN, Tree, leaves
 from dreamer_cli.yamlio import describe
 
@@ -137,8 +137,8 @@ def _holds(parts: list[str], typed: list[str]) -> bool:
     return parts[-1] == typed[-1] and all(part in rest for part in typed)
 
 
-def _kind(path: tuple[str, ...], value: Any, registry: Mapping[str, Any]) -> str:
-    dotted, listed = ".".join(path), f"Known: {', '.join(registry)}."
+def _kind(path: tuple[str, ...], value: Any, registry: Registry) -> str:
+    dotted = ".".join(path)
     if not isinstance(value, dict):
         example = value if isinstance(value, str) and value in registry else next(iter(registry))
         raise ConfigError(
@@ -146,10 +146,7 @@ def _kind(path: tuple[str, ...], value: Any, registry: Mapping[str, Any]) -> str
         )
     kind = value.get("kind")
     if not isinstance(kind, str) or kind not in registry:
-        what = "missing" if "kind" not in value else describe(kind)
-        raise ConfigError(
-            f"{dotted}.kind is {what}, but must be a known one.", hint=closest(str(kind), registry) + listed
-        )
+        raise registry.refuse(dotted, kind, "missing" if "kind" not in value else describe(kind))
     return kind
 
 
@@ -163,8 +160,8 @@ def _check_values(tree: Tree) -> None:
             raise ConfigError(f"{key} is {describe(value)}, but must be finite.")
 
 
-def _registry(annotation: Any) -> Mapping[str, Any] | None:
-    return next((item for item in getattr(annotation, "__metadata__", ()) if isinstance(item, Mapping)), None)
+def _registry(annotation: Any) -> Registry | None:
+    return next((item for item in getattr(annotation, "__metadata__", ()) if isinstance(item, Registry)), None)
 
 
 def _dataclass(annotation: Any) -> type[Any] | None:

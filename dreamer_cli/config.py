@@ -14,7 +14,8 @@ from pydantic.dataclasses import dataclass
 
 from dreamer_cli import presets as preset_files
 from dreamer_cli import yamlio
-from dreamer_cli.behaviour.actor_critic import BehaviourConfig
+from dreamer_cli.behaviour.actor_critic import ActorCriticConfig
+from dreamer_cli.behaviour.contract import BEHAVIOURS
 from dreamer_cli.checks import validate
 from dreamer_cli.devices import parse_device
 from dreamer_cli.envs.catalog import canonical
@@ -41,6 +42,9 @@ LOSS_SCALES = {
     "actor": 1.0,
     "critic": 1.0,
     "replay_critic": 0.3,
+    "overshoot": 1.0,
+    "preview": 1.0,
+    "ensemble": 1.0,
 }
 
 
@@ -123,6 +127,7 @@ class Config:
 
     Attributes:
         schema_version: of this tree; a run's config.yaml says which version wrote it.
+        behaviour: how to act, and how to learn it.
         optim: what moves the parameters.
         loss_scales: weight of each loss in the sum that is minimised.
     """
@@ -132,7 +137,7 @@ class Config:
     run: RunConfig = RunConfig()
     replay: ReplayConfig = ReplayConfig()
     world: WorldConfig = WorldConfig()
-    behaviour: BehaviourConfig = BehaviourConfig()
+    behaviour: slot("behaviour", BEHAVIOURS) = ActorCriticConfig()  # type: ignore[valid-type]
     optim: slot("optim", OPTIMISERS) = LaPropConfig()  # type: ignore[valid-type]
     loss_scales: dict[str, Weight] = field(default_factory=lambda: dict(LOSS_SCALES))
 
@@ -146,6 +151,13 @@ class Config:
             if name not in LOSS_SCALES and not name.startswith("objective/"):
                 known = f"Known: {', '.join(LOSS_SCALES)}."
                 raise ConfigError(f"Unknown key loss_scales.{name}.", hint=closest(name, LOSS_SCALES) + known)
+        informing = {name: scale for name, scale in self.loss_scales.items() if name.split("/")[0] == "objective"}
+        if informing and not any(informing.values()):
+            raise ConfigError(
+                "loss_scales.objective is 0: then nothing makes the state say what was seen, and there is no world "
+                "to dream of.",
+                hint="Leave it at 1.0, or choose another world.objective.kind.",
+            )
 
 
 @plain_dataclass(frozen=True)

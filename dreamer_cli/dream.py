@@ -131,13 +131,13 @@ def batch_windows(agent: Agent, batch: Batch, samples: int, at_least: int = 1) -
         action = to_numpy(batch.action[row, 1 : stop + 1])
         return Stretch(obs, action, to_numpy(batch.reward[row, :stop]), to_numpy(batch.is_terminal[row, :stop]))
 
+    dynamics, device = agent.world.dynamics, agent.like.device
     stoch = batch.start.stoch
-    unpacked = stoch if stoch.is_floating_point() else agent.world.dynamics.latent.unpack(stoch)
-    fresh, device = batch.is_first[chosen, 0], agent.initial(1).action.device
-    deter, stoch, action = (
-        zero_where(fresh, x[chosen]).to(device) for x in (batch.start.deter, unpacked, batch.prev_action[:, 0])
-    )
-    return stack_windows(stretch(row) for row in chosen.tolist()), Carry(State(deter, stoch), action)
+    unpacked = stoch if stoch.is_floating_point() else dynamics.latent.unpack(stoch)
+    fresh = batch.is_first[chosen, 0].to(device)
+    start = State(*(x[chosen].to(device) for x in (batch.start.deter, unpacked)))
+    action = zero_where(fresh, batch.prev_action[:, 0][chosen].to(device))
+    return stack_windows(stretch(row) for row in chosen.tolist()), Carry(dynamics.blank(fresh, start), action)
 
 
 @torch.no_grad()
@@ -210,7 +210,7 @@ def require_decoder(agent: Agent) -> None:
     if agent.world.decode(agent.world.dynamics.feat(agent.initial(1).state)) is None:
         raise StateError(
             "This model has no decoder, so its dreams cannot be shown.",
-            hint="Train with one: dreamer train -s world.objective.kind=reconstruct",
+            hint="A decoder can learn beside it, without changing it: dreamer train -s world.preview=true ...",
         )
 
 
@@ -234,13 +234,20 @@ def _walk(
     actions: list[Tensor] = []
     for t in range(moments):
         # Drawn in the same order in both modes, so that the same seed sees the same context.
-        noise = agent.noise(samples, generator)
+        noise = dynamics.latent.noise((samples,), prev_action, generator)
         if t < context:
-            state, _ = dynamics.observe_step(state, prev_action, embed[:, t], blank & (t == 0), noise.latent)
+            state, _ = dynamics.observe_step(state, prev_action, embed[:, t], blank & (t == 0), noise)
         else:
-            state = dynamics.imagine_step(state, prev_action, noise.latent)
+            state = dynamics.imagine_step(state, prev_action, noise)
         own = mode == "policy" and t >= context - 1
-        prev_action = agent.behaviour.act(dynamics.feat(state), noise.action) if own else given[:, t]
+        prev_action = _decide(agent, state, generator) if own else given[:, t]
         states.append(state)
         actions.append(prev_action)
     return stack(states), torch.stack(actions, 1)
+
+
+def _decide(agent: Agent, state: State, generator: torch.Generator) -> Tensor:
+    """What the agent would do in states, M A."""
+    noise = agent.behaviour.action_noise(len(state.deter), agent.world, state.deter, generator)
+    action: Tensor = agent.behaviour.decide(agent.world, state, noise, "sample")
+    return action

@@ -4,24 +4,25 @@
             obs, is_first ─┐                                     deter, stoch, action ─┐
  policy     deter, stoch,  ├─▶ action, native actions,   world   latent_noise ─────────┴─▶ next state, reward,
             prev_action,   │   next_deter, next_stoch                                      cont, observation
-            noise ─────────┘
+            noise ─────────┘   (kept, by a planner)
 ```
 Each part is traced from the agent's own modules, so file formats hold the same weights under the same names as
 a checkpoint; `reference` computes the same through the agent's public methods, for comparison.
 """
 
-import re
+import copy
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from dreamer_cli.agent import Agent
+from dreamer_cli.ports import Choice, Port, draws, entries, native_port, port_names, state_ports
 from dreamer_cli.spaces import ActionPart, EnvSpec
 from dreamer_cli.structs import Carry, Noise, State
-from dreamer_cli.world.rssm import RSSM
 
 TORCH_DTYPES = {
     "bool": torch.bool,
@@ -32,47 +33,25 @@ TORCH_DTYPES = {
 }
 
 
-@dataclass(frozen=True)
-class Port:
-    """One input or output.
-
-    Attributes:
-        name: what the file calls it.
-        role: observation, reset, carry, action or noise (inputs); action, native, carry, reward, cont or
-            observation (outputs).
-        shape: of one row; a batch axis of any size comes first.
-        key: the observation's or action part's key, where the role has one.
-        draw: for noise, (distribution, first column, column after the last) of the last axis.
-        about: what stands in it.
-    """
-
-    name: str
-    role: str
-    dtype: str
-    shape: tuple[int, ...]
-    key: str = ""
-    draw: tuple[tuple[str, int, int], ...] = ()
-    about: str = ""
-
-
-class Choice(NamedTuple):
-    """Columns of an output's last axis that hold one one-hot: the argmax of scores plus columns of a noise input."""
-
-    output: str
-    noise: str
-    columns: slice
-
-
 class Answer(NamedTuple):
-    """Outputs by name, and for those in the environment's units how large such numbers are (at least 1)."""
+    """Outputs by name, and for those in the environment's units how large such numbers are (at least 1).
+
+    scores: for outputs that keep some candidates (B R E of M), what each of them is worth (B R M).
+    """
 
     outputs: dict[str, Tensor]
     units: dict[str, Tensor]
+    scores: Mapping[str, Tensor] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
 class Part:
-    """A traceable part: `module(*inputs)` returns the outputs in order; `reference` is what it has to equal."""
+    """A traceable part: `module(*inputs)` returns the outputs in order; `reference` is what it has to equal.
+
+    Attributes:
+        reference: of the inputs by name; if an output that keeps candidates is among them, too, these are kept.
+        always_random: zeros of noise would make no sense: there is no mode.
+    """
 
     name: str
     module: nn.Module
@@ -80,6 +59,7 @@ class Part:
     outputs: tuple[Port, ...]
     choices: tuple[Choice, ...]
     reference: Callable[[Mapping[str, Tensor]], Answer]
+    always_random: bool = False
 
 
 class PolicyStep(nn.Module):
@@ -88,18 +68,25 @@ class PolicyStep(nn.Module):
     def __init__(self, agent: Agent) -> None:
         super().__init__()
         self.keys, self.action = list(agent.seen.observation), agent.spec.action
-        self.world = nn.ModuleDict({"encoder": agent.world.encoder, "dynamics": agent.world.dynamics})
-        self.behaviour = nn.ModuleDict({"actor": agent.behaviour.actor})
+        needs = ("world.encoder", "world.dynamics", *getattr(agent.behaviour, "needs", ("behaviour.actor",)))
+        self.world, self.behaviour = only(agent.world, "world", needs), only(agent.behaviour, "behaviour", needs)
+        self.decide = self._search if searches(agent) else self._decide
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Inputs and outputs in the order of `policy_part`."""
         obs = dict(zip(self.keys, inputs, strict=False))
         is_first, deter, stoch, prev_action, latent_noise, action_noise = inputs[len(self.keys) :]
-        dynamics = cast(RSSM, self.world["dynamics"])
-        embed = self.world["encoder"](obs)
-        state, _ = dynamics.observe_step(State(deter, stoch), prev_action, embed, is_first, latent_noise)
-        action = self.behaviour["actor"](dynamics.feat(state)).sample(action_noise)
-        return action, state.deter, state.stoch, *native_actions(self.action, action)
+        embed = self.world.encoder(obs)
+        state, _ = self.world.dynamics.observe_step(State(deter, stoch), prev_action, embed, is_first, latent_noise)
+        action, *more = self.decide(state, action_noise)
+        return action, state.deter, state.stoch, *native_actions(self.action, action), *more
+
+    def _decide(self, state: State, noise: Tensor) -> tuple[Tensor, ...]:
+        return (self.behaviour.decide(self.world, state, noise, "sample"),)
+
+    def _search(self, state: State, noise: Tensor) -> tuple[Tensor, ...]:
+        found = self.behaviour.search(self.world, state, noise)
+        return found.action, found.kept
 
 
 class WorldStep(nn.Module):
@@ -108,20 +95,31 @@ class WorldStep(nn.Module):
     def __init__(self, agent: Agent, shown: Iterable[str]) -> None:
         super().__init__()
         self.shown = list(shown)
-        world = agent.world
-        parts = {"dynamics": world.dynamics, "reward": world.reward, "cont": world.cont}
         # What cannot draw has nothing to add here, however large it is.
-        self.world = nn.ModuleDict(parts | ({"objective": world.objective} if self.shown else {}))
+        drawing = "world.objective" if agent.world.preview is None else "world.preview"
+        needs = ("world.dynamics", "world.reward", "world.cont", *([drawing] if self.shown else []))
+        self.world = only(agent.world, "world", needs)
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Inputs and outputs in the order of `world_part`."""
         deter, stoch, action, latent_noise = inputs
-        dynamics = cast(RSSM, self.world["dynamics"])
-        state = dynamics.imagine_step(State(deter, stoch), action, latent_noise)
-        feat = dynamics.feat(state)
-        decoded = cast(Any, self.world["objective"]).decode(feat) if self.shown else {}
-        heads = self.world["reward"](feat).mean, self.world["cont"](feat).mean
+        state = self.world.dynamics.imagine_step(State(deter, stoch), action, latent_noise)
+        feat = self.world.dynamics.feat(state)
+        decoded = self.world.decode(feat) if self.shown else {}
+        heads = self.world.reward(feat).mean, self.world.cont(feat).mean
         return state.deter, state.stoch, *heads, *(decoded[key] for key in self.shown)
+
+
+def only(module: nn.Module, name: str, needs: Iterable[str]) -> Any:
+    """The same module with those of its submodules that are needed (`name.part`), and no others."""
+    slim = copy.copy(module)
+    slim._modules = {part: value for part, value in module._modules.items() if f"{name}.{part}" in needs}
+    return slim
+
+
+def searches(agent: Agent) -> bool:
+    """Whether the agent's behaviour is a planner, which can say what it kept on the way."""
+    return hasattr(agent.behaviour, "search")
 
 
 def native_actions(parts: tuple[ActionPart, ...], action: Tensor) -> list[Tensor]:
@@ -161,38 +159,49 @@ def policy_part(agent: Agent) -> Part:
     action = (spec.action_width,)
     names = port_names(spec.observation, "obs")
     native = port_names([part.key for part in spec.action], "native")
-    columns = list(_columns(spec))
     observed = [
         Port(names[key], "observation", seen.dtype, tuple(seen.shape), key) for key, seen in spec.observation.items()
     ]
     inputs = (
         *observed,
         Port("is_first", "reset", "bool", (), about="true where an episode begins: the carry is blanked"),
-        *_state_ports(state, ""),
+        *state_ports(state, ""),
         Port("prev_action", "carry", "float32", action, about="output `action` of the step before"),
-        _latent_noise(state),
-        Port("action_noise", "noise", "float32", action, draw=tuple(_draws(spec)), about="zeros take the mode"),
+        _latent_noise(agent),
+        _action_noise(agent),
     )
     outputs = (
         Port("action", "action", "float32", action, about="flat: one-hots, and unclipped numbers"),
-        *_state_ports(state, "next_"),
-        *(_native_port(part, native[part.key]) for part in spec.action),
-    )
-    choices = (
-        Choice("next_stoch", "latent_noise", slice(None)),
-        *(Choice("action", "action_noise", one) for part, one in columns if part.kind == "discrete"),
+        *state_ports(state, "next_"),
+        *(native_port(part, native[part.key]) for part in spec.action),
+        *_kept_ports(agent),
     )
 
-    def reference(feed: Mapping[str, Tensor]) -> Answer:
-        obs = {key: feed[name] for key, name in names.items()}
-        carry = Carry(State(feed["deter"], feed["stoch"]), feed["prev_action"])
-        noise = Noise(feed["latent_noise"], feed["action_noise"])
-        flat, carry = agent.policy(obs, feed["is_first"], carry, noise)
+    def seen(feed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {key: feed[name] for key, name in names.items()}
+
+    def answer(flat: Tensor, state: State) -> Answer:
         decoded = dict(zip(native.values(), native_actions(spec.action, flat), strict=True))
         units = {name: size_of(value.double()) for name, value in decoded.items()}
-        return Answer({"action": flat, **_named(carry.state), **decoded}, units)
+        return Answer({"action": flat, **_named(state), **decoded}, units)
 
-    return Part("policy", PolicyStep(agent), inputs, outputs, choices, reference)
+    def acted(feed: Mapping[str, Tensor]) -> Answer:
+        carry = Carry(State(feed["deter"], feed["stoch"]), feed["prev_action"])
+        noise = Noise(feed["latent_noise"], feed["action_noise"])
+        flat, carry = agent.policy(seen(feed), feed["is_first"], carry, noise)
+        return answer(flat, carry.state)
+
+    def searched(feed: Mapping[str, Tensor]) -> Answer:
+        world, before = agent.world, State(feed["deter"], feed["stoch"])
+        now = (feed["prev_action"], world.encoder(seen(feed)), feed["is_first"], feed["latent_noise"])
+        state, _ = world.dynamics.observe_step(before, *now)
+        found = agent.behaviour.search(world, state, feed["action_noise"], feed.get("kept"))
+        given = answer(found.action, state)
+        return given._replace(outputs={**given.outputs, "kept": found.kept}, scores={"kept": found.scores})
+
+    step, plans = PolicyStep(agent), searches(agent)
+    choices = _latent_choice(agent) + (() if plans else _action_choices(spec))
+    return Part("policy", step, inputs, outputs, choices, searched if plans else acted, always_random=plans)
 
 
 def world_part(agent: Agent) -> Part:
@@ -202,12 +211,12 @@ def world_part(agent: Agent) -> Part:
         shown = world.decode(world.dynamics.feat(state)) or {}
     names = port_names(shown, "obs")
     inputs = (
-        *_state_ports(state, ""),
+        *state_ports(state, ""),
         Port("action", "action", "float32", (agent.spec.action_width,), about="flat: one-hots, and plain numbers"),
-        _latent_noise(state),
+        _latent_noise(agent),
     )
     outputs = (
-        *_state_ports(state, "next_"),
+        *state_ports(state, "next_"),
         Port("reward", "reward", "float32", (), about="expected reward of arriving in the next state"),
         Port("cont", "cont", "float32", (), about="chance that the episode goes on, times `cont_scale`"),
         *(Port(names[key], "observation", "float32", tuple(x.shape[1:]), key) for key, x in shown.items()),
@@ -224,8 +233,14 @@ def world_part(agent: Agent) -> Part:
         units = {"reward": size_of(getattr(reward, "magnitude", reward.mean))}
         return Answer(answer, units | {name: size_of(value) for name, value in seen.items()})
 
-    choices = (Choice("next_stoch", "latent_noise", slice(None)),)
-    return Part("world", WorldStep(agent, shown), inputs, outputs, choices, reference)
+    return Part("world", WorldStep(agent, shown), inputs, outputs, _latent_choice(agent), reference)
+
+
+def decision_noise(agent: Agent, generator: torch.Generator | None = None) -> Noise:
+    """Randomness of one decision, as an exported policy takes it: without the explorer's, who stays behind."""
+    noise = agent.noise(1, generator)
+    width = noise.action.shape[-1] - agent.behaviour.explorer.width
+    return noise._replace(action=noise.action[..., :width].contiguous())
 
 
 def size_of(value: Tensor) -> Tensor:
@@ -233,54 +248,37 @@ def size_of(value: Tensor) -> Tensor:
     return value.abs().clamp(min=1)
 
 
-def port_names(keys: Iterable[str], prefix: str) -> dict[str, str]:
-    """key → a name that every format and language can spell, each only once."""
-    names: dict[str, str] = {}
-    for key in keys:
-        name = f"{prefix}_{re.sub(r'[^A-Za-z0-9_]', '_', key)}"
-        while name in names.values():
-            name += "_"
-        names[key] = name
-    return names
-
-
 def _named(state: State) -> dict[str, Tensor]:
     return {"next_deter": state.deter, "next_stoch": state.stoch}
 
 
-def _state_ports(state: State, prefix: str) -> tuple[Port, Port]:
-    about = ("memory", "sampled guess about the present")
-    deter, stoch = (
-        Port(f"{prefix}{name}", "carry", "float32", tuple(value.shape[1:]), about=what)
-        for name, value, what in zip(("deter", "stoch"), state, about, strict=True)
-    )
-    return deter, stoch
+def _latent_noise(agent: Agent) -> Port:
+    latent = agent.world.dynamics.latent
+    draw = ((latent.noise_kind, 0, latent.shape[-1]),)
+    return Port("latent_noise", "noise", "float32", tuple(latent.shape), draw=draw, about="zeros take the mode")
 
 
-def _latent_noise(state: State) -> Port:
-    shape = tuple(state.stoch.shape[1:])
-    return Port(
-        "latent_noise", "noise", "float32", shape, draw=(("gumbel", 0, shape[-1]),), about="zeros take the mode"
-    )
+def _action_noise(agent: Agent) -> Port:
+    """As the behaviour draws it: columns of the action, and a planner's of the guesses in its dreams."""
+    shape = tuple(decision_noise(agent).action.shape[1:])
+    columns, width = list(draws(agent.seen)), agent.seen.action_width
+    if shape[-1] > width:
+        columns.append((agent.world.dynamics.latent.noise_kind, width, shape[-1]))
+    about = "of every plan: always drawn" if searches(agent) else "zeros take the mode"
+    return Port("action_noise", "noise", "float32", shape, draw=tuple(columns), about=about)
 
 
-def _native_port(part: ActionPart, name: str) -> Port:
-    count = len(part.classes) or part.size
-    shape = part.shape or (() if count == 1 else (count,))
-    return Port(name, "native", "int64" if part.kind == "discrete" else "float32", shape, part.key)
+def _kept_ports(agent: Agent) -> Iterable[Port]:
+    if searches(agent):
+        shape = (agent.behaviour.iterations, agent.behaviour.elites)
+        yield Port("kept", "kept", "int64", shape, about="plans that each round of the search kept, for comparison")
 
 
-def _columns(spec: EnvSpec) -> Iterable[tuple[ActionPart, slice]]:
-    """Columns of the flat action: one slice for each categorical entry, one for each continuous part."""
-    start = 0
-    for part in spec.action:
-        for width in part.classes or (part.size,):
-            yield part, slice(start, start + width)
-            start += width
+def _latent_choice(agent: Agent) -> tuple[Choice, ...]:
+    if agent.world.dynamics.latent.noise_kind != "gumbel":
+        return ()
+    return (Choice("next_stoch", "latent_noise", slice(None)),)
 
 
-def _draws(spec: EnvSpec) -> Iterable[tuple[str, int, int]]:
-    start = 0
-    for part in spec.action:
-        yield "gumbel" if part.kind == "discrete" else "normal", start, start + part.width
-        start += part.width
+def _action_choices(spec: EnvSpec) -> tuple[Choice, ...]:
+    return tuple(Choice("action", "action_noise", one) for part, one in entries(spec) if part.kind == "discrete")

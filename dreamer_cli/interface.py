@@ -22,7 +22,7 @@ MARK = "dreamer export"  # stands somewhere in every file of an export, so that 
 ABOUT = {
     "image": "Whole numbers 0..255, channels first (C, Y, X); other sizes are brought to this one by area (Pillow's "
     "BOX). The model scales them itself.",
-    "vector": "Numbers in the environment's units, flattened. The model squashes them (symlog) itself.",
+    "vector": "Numbers in the environment's units, flattened. A model that squashes them (symlog) does so itself.",
     "discrete": "Classes counted from 0 (the environment's number less `start`), one for each entry. The model makes "
     "one-hots of them itself.",
 }
@@ -51,7 +51,7 @@ def describe(
     Args:
         files: part → the name of its file.
         env: the environment, if it could be made; says where observations come from.
-        policy: `sample` or `mode`: how the run evaluates.
+        policy: `sample` or `mode`: how the run evaluates; where there is no mode, it is `sample` all the same.
         cont_scale: what `cont` says of a state that surely goes on.
     """
     inputs = port_names(spec.observation, "obs")
@@ -70,7 +70,7 @@ def describe(
             for key, seen in spec.observation.items()
         },
         "action": _actions(spec),
-        "eval_policy": policy,
+        "eval_policy": "sample" if any(part.always_random for part in parts) else policy,
         "initial_state": _initial(parts),
         "recurrence": CARRIED if any(part.name == "policy" for part in parts) else {},
         "cont_scale": cont_scale,

@@ -62,8 +62,9 @@ class Learner:
         self.learn = Captured(self.learn_as_is, warn) if capture else self.learn_as_is
         self.metric_names: list[str] = []
         self.loss_scales = loss_scales
-        self.params = [p for p in agent.parameters() if p.requires_grad]
-        self.optim = optim.build(self.params)
+        groups = agent.groups()
+        self.params = [param for group in groups.values() for param in group]
+        self.optim = optim.build(groups)
         self.device = self.params[0].device
         saved = agent.state_dict().keys()
         self.statistics = [buffer for name, buffer in agent.named_buffers() if name in saved]
@@ -102,7 +103,7 @@ class Learner:
             metrics |= self.optim.step(total.detach().isfinite())
             skipped = metrics.pop("update/skipped")
             sound = skipped == 0
-            self.agent.behaviour.after_update(sound)
+            self.agent.after_update(sound)
             for statistic, old in zip(self.statistics, statistics, strict=True):
                 statistic.copy_(torch.where(sound, statistic, old))
             self.skipped += ~sound

@@ -56,6 +56,14 @@ SECTIONS: dict[str, dict[str, Metric]] = {
             "nats", "negative log-likelihood of the imagined returns, with the pull to the slow critic"
         ),
         "loss/replay_critic": Metric("nats", "the critic's loss on replayed states"),
+        "loss/decorrelate": Metric("", "how far states and what was seen are from saying the same, number by number"),
+        "loss/contrast": Metric("nats", "negative log-likelihood of what was seen in a state among all that was seen"),
+        "loss/swav": Metric("nats", "one view's prototypes foretold from the other view"),
+        "loss/temp": Metric("nats", "prototypes of what was seen foretold from the state"),
+        "loss/norm": Metric("", "how far projections are from length 1"),
+        "loss/overshoot": Metric("nats", "KL of the prior several steps ahead, after free nats"),
+        "loss/preview": Metric("", "the preview decoder's errors, which the model does not feel"),
+        "loss/ensemble": Metric("", "squared errors of the models whose disagreement is rewarded"),
     },
     "World model": {
         "kl": Metric("nats", "KL from prior to posterior, before free nats"),

@@ -6,6 +6,7 @@ every released version stay readable (`tests/fixtures/golden_run` is one of this
 """
 
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from typing import Any, NamedTuple, TypeVar
 
 from dreamer_cli.errors import StateError
@@ -21,10 +22,34 @@ class Content(NamedTuple):
     trees: dict[str, Any]
 
 
+def _parts_of_the_family(tree: dict[str, Any]) -> dict[str, Any]:
+    """1 → 2: the decoder stands beside the objective; what had one form only has a kind now."""
+    tree = deepcopy(tree)
+    world, behaviour = tree.get("world", {}), tree.get("behaviour", {})
+    world.get("encoder", {}).pop("blocks", None)
+    if "decoder" in world.get("objective", {}):
+        world["decoder"] = world["objective"].pop("decoder")
+    if "cont" in world:
+        world["cont"] = {"kind": "head", **world["cont"]}
+    if behaviour:
+        slow = {
+            new: behaviour.pop(old)
+            for old, new in (("slow_rate", "rate"), ("slow_weight", "weight"))
+            if old in behaviour
+        }
+        behaviour |= {"kind": "actor_critic"} | ({"slow_critic": {"kind": "regulariser", **slow}} if slow else {})
+        actor = behaviour.get("actor", {})
+        bounds = {name: actor.pop(name) for name in ("min_std", "max_std") if name in actor}
+        if bounds:
+            actor["continuous"] = {"kind": "bounded_normal", **bounds}
+    return tree
+
+
 CHECKPOINT: dict[int, Callable[[Content], Content]] = {}
 RUN: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}  # run.json
-CONFIG: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}  # config.yaml, before it is validated
-CONFIG_VERSION = 1
+# config.yaml, before it is validated
+CONFIG: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _parts_of_the_family}
+CONFIG_VERSION = 2
 
 
 def check_version(version: Any, newest: int, chain: Chain[T], what: str) -> int:

@@ -67,7 +67,7 @@ class TrainRequest:
 class EvaluateRequest:
     """`dreamer evaluate RUN`. `policy` None: the run's own `eval_policy`; `output` ends in .json or .csv.
 
-    `versus`: a second policy that plays the same episodes.
+    `versus`: a second policy that plays the same episodes; `plan`: texts `K=V`, settings of the policy `plan`.
     """
 
     run: str
@@ -78,6 +78,7 @@ class EvaluateRequest:
     seed: int | None = None
     policy: str | None = None
     versus: str | None = None
+    plan: tuple[str, ...] = ()
     env: str | None = None
     env_kwarg: tuple[str, ...] = ()
     min_return: float | None = None

@@ -7,17 +7,20 @@ action           a0 ────▶     a1 ────▶         action[t] ans
 ```
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+# How a decision is made: as while data is collected, as the policy says by chance, or what it holds to be best.
+Mode = Literal["explore", "sample", "mode"]
+
 
 class State(NamedTuple):
     """A moment of the RSSM (or a sequence of moments, with a time axis in front of the features).
 
-    deter: ... D, the memory; stoch: ... S K one-hot (categorical), the sampled guess.
+    deter: ... D, the memory; stoch: ... S K one-hot (categorical) or ... S (Gaussian), the sampled guess.
     """
 
     deter: Tensor
@@ -32,7 +35,10 @@ class Carry(NamedTuple):
 
 
 class Noise(NamedTuple):
-    """Randomness of one decision, drawn outside: latent B S K (Gumbel), action B A (Gumbel or normal)."""
+    """Randomness of one decision, drawn outside: of the latent (B S K Gumbel, or B S normal), and of the action.
+
+    action: as the behaviour's `action_noise` draws it: B A (Gumbel or normal) of an actor, more of a planner.
+    """
 
     latent: Tensor
     action: Tensor

@@ -9,6 +9,9 @@ from dreamer_cli.errors import ConfigError
 
 Tree = dict[str, Any]
 
+# In a layer, settings that hold only where the slot's kind is the named one: `latent: {kind=gaussian: {size: 8}}`.
+IF_KIND = "kind="
+
 # What stands below belongs to the environment: a `kind` there is no slot of ours.
 FOREIGN = "env.kwargs"
 
@@ -17,22 +20,39 @@ def merge(tree: Tree, origins: dict[str, str], overlay: Tree, origin: str, prefi
     """Lay `overlay` over `tree`, in place.
 
     Mappings merge key by key; anything else is replaced. Naming another `kind` in a slot drops what the slot
-    inherited, since those settings belonged to another part. An empty mapping empties.
+    inherited, since those settings belonged to another part. An empty mapping empties. What stands below
+    `kind=NAME` is laid over a slot that (by now) holds this kind, and is left out where it holds another: so that one
+    layer fits many algorithms.
 
     Args:
         origins: dotted key of every leaf → which layer set it; follows the tree.
         prefix: dotted key of `tree` itself, with its dot.
     """
-    for key, value in overlay.items():
+    for key, value in _that_hold(tree, overlay, prefix):
         dotted = f"{prefix}{key}"
         inherited = tree.get(key)
-        if _is_branch(value) and _is_branch(inherited) and not _names_another_kind(dotted, inherited, value):
-            merge(inherited, origins, value, origin, f"{dotted}.")
-            continue
-        for old in [known for known in origins if known == dotted or known.startswith(f"{dotted}.")]:
-            del origins[old]
-        tree[key] = deepcopy(value)
-        origins.update((leaf, origin) for leaf, _ in leaves({key: value}, prefix))
+        if not _is_branch(value) or not _is_branch(inherited) or _names_another_kind(dotted, inherited, value):
+            for old in [known for known in origins if known == dotted or known.startswith(f"{dotted}.")]:
+                del origins[old]
+            tree[key] = {} if _is_branch(value) else deepcopy(value)
+        if _is_branch(value):
+            merge(tree[key], origins, value, origin, f"{dotted}.")
+        else:
+            origins[dotted] = origin
+
+
+def _that_hold(tree: Tree, overlay: Tree, prefix: str) -> Iterator[tuple[str, Any]]:
+    """What of a layer applies to a tree: everything but settings for another kind than it has, or is given here."""
+    if prefix.startswith(f"{FOREIGN}."):
+        yield from overlay.items()
+        return
+    kind = overlay.get("kind", tree.get("kind"))
+    yield from ((key, value) for key, value in overlay.items() if not key.startswith(IF_KIND))
+    for key, value in overlay.items():
+        if key.startswith(IF_KIND) and not isinstance(value, dict):
+            raise ConfigError(f"{prefix}{key} is {yamlio.describe(value)}, but must be a mapping of settings.")
+        if key == f"{IF_KIND}{kind}":
+            yield from value.items()
 
 
 def leaves(tree: Tree, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dreamer_cli.agent import Agent, UpdateNoise
-from dreamer_cli.behaviour.actor_critic import BehaviourConfig
+from dreamer_cli.behaviour.actor_critic import ActorCriticConfig
 from dreamer_cli.spaces import ActionPart, EnvSpec, ObsSpec
 from dreamer_cli.structs import Batch, State
-from dreamer_cli.world.model import WorldConfig
+from dreamer_cli.world.model import WorldConfig, WorldNoise
 
 FIXTURES = Path(__file__).parent / "fixtures"
 SPEC = EnvSpec(
@@ -36,9 +36,10 @@ WORLD = {
         "core": {"kind": "block_gru", "units": 64, "hidden": 16, "blocks": 8},
         "latent": {"kind": "categorical", "groups": 4, "classes": 5},
     },
-    "objective": {"kind": "reconstruct", "decoder": {"units": 24}},
+    "decoder": {"units": 24},
+    "objective": {"kind": "reconstruct"},
     "reward": {"units": 24},
-    "cont": {"units": 24, "output": {"kind": "bernoulli"}},
+    "cont": {"kind": "head", "units": 24, "output": {"kind": "bernoulli"}},
 }
 BEHAVIOUR = {"horizon": 4, "actor": {"units": 24}, "critic": {"units": 24, "layers": 3}}
 LOSS_SCALES = {
@@ -111,7 +112,7 @@ def agent(dtype: torch.dtype) -> Agent:
     """The agent of the trace, with its weights and its return normaliser."""
     torch.set_default_dtype(dtype)  # constants such as the two-hot bins are made in it
     try:
-        agent = Agent(configure(WorldConfig, WORLD), configure(BehaviourConfig, BEHAVIOUR), SPEC)
+        agent = Agent(configure(WorldConfig, WORLD), configure(ActorCriticConfig, BEHAVIOUR), SPEC)
     finally:
         torch.set_default_dtype(torch.float32)
     t = trace()
@@ -152,7 +153,7 @@ def noise(dtype: torch.dtype) -> UpdateNoise:
         return 1e6 * torch.nn.functional.one_hot(index.long(), 5).to(dtype)
 
     return UpdateNoise(
-        post=towering(t["forced/post_index"]),
+        world=WorldNoise(towering(t["forced/post_index"])),
         imag=towering(t["forced/imag_index"]),
         action=t["forced/imag_action"].to(dtype),
     )

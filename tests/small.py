@@ -8,8 +8,9 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from dreamer_cli.acting import RandomDriver
 from dreamer_cli.agent import Agent, UpdateNoise
-from dreamer_cli.behaviour.actor_critic import BehaviourConfig
+from dreamer_cli.behaviour.actor_critic import ActorCriticConfig
 from dreamer_cli.errors import ConfigError
 from dreamer_cli.learner import Learner
 from dreamer_cli.optim.laprop import LaPropConfig
@@ -38,9 +39,10 @@ WORLD: dict[str, Any] = {
         "core": {"kind": "block_gru", "units": 16, "hidden": 8, "blocks": 8},
         "latent": {"kind": "categorical", "groups": 3, "classes": 4},
     },
-    "objective": {"kind": "reconstruct", "decoder": CODER},
+    "decoder": CODER,
+    "objective": {"kind": "reconstruct"},
     "reward": {"units": 8},
-    "cont": {"units": 8, "output": {"kind": "bernoulli"}},
+    "cont": {"kind": "head", "units": 8, "output": {"kind": "bernoulli"}},
 }
 BEHAVIOUR = {"horizon": 3, "actor": {"units": 8, "layers": 1}, "critic": {"units": 8, "layers": 1}}
 
@@ -55,7 +57,7 @@ def near(actual: Tensor, expected: Any, tolerance: float) -> None:
 def make_agent(spec: EnvSpec = EVERYTHING, seed: int = 0, awake: bool = False, **world: Any) -> Agent:
     """A small agent with fresh weights. `awake`: the last layers that begin at zero get weights too."""
     torch.manual_seed(seed)
-    agent = Agent(configure(WorldConfig, WORLD | world), configure(BehaviourConfig, BEHAVIOUR), spec)
+    agent = Agent(configure(WorldConfig, WORLD | world), configure(ActorCriticConfig, BEHAVIOUR), spec)
     if awake:
         for head in (agent.world.reward, agent.behaviour.critic, agent.behaviour.slow_critic):
             torch.nn.init.normal_(head.output.linear.weight, std=0.1)
@@ -96,10 +98,10 @@ def make_batch(
     like = agent.world.dynamics.initial(batch).deter
     latent = agent.world.dynamics.latent
     stoch = latent.sample(torch.zeros(batch, latent.stats_size), latent.noise((batch,), like, generator))
-    action = agent._action_noise((batch, time + 1), like, generator)
+    action = torch.from_numpy(RandomDriver(agent.spec, {}, seed).actions(batch * (time + 1)))
     return Batch(
         obs=make_obs(agent.spec.observation, (batch, time), generator),
-        action=agent.behaviour.act(torch.zeros(batch, time + 1, agent.world.dynamics.feat_size), action).detach(),
+        action=action.unflatten(0, (batch, time + 1)).to(like.dtype),
         reward=torch.randn(batch, time, generator=generator),
         start=State(torch.randn(like.shape, generator=generator).tanh(), latent.pack(stoch)),
         **flags,

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from dreamer_cli.behaviour.actor_critic import BehaviourConfig
+from dreamer_cli.behaviour.actor_critic import ActorCriticConfig
 from dreamer_cli.errors import ConfigError
 from dreamer_cli.spaces import ActionPart, EnvSpec, ObsSpec
 from dreamer_cli.structs import Carry, Noise, State
@@ -177,7 +177,7 @@ def test_dyn_leaves_the_posterior_of_its_own_step_alone():
     """With one record per sequence nothing comes earlier, so nothing else can move posterior and encoder."""
     agent = make_agent(awake=True, free_nats=0.0)
     batch = unpacked(agent, make_batch(agent, time=1, first_at=()))
-    losses = agent.world.observe(batch, make_noise(agent, batch).post).losses
+    losses = agent.world.observe(batch, make_noise(agent, batch).world).losses
     assert moved(agent, losses["dyn"]) == {"core", "prior"}
     assert moved(agent, losses["rep"]) == EVERY_STATE
 
@@ -255,5 +255,5 @@ def test_building_is_determined_by_the_seed():
 
 def test_an_agent_can_be_built_without_memory():
     with torch.device("meta"):
-        agent = Agent(configure(WorldConfig, WORLD), configure(BehaviourConfig, BEHAVIOUR), VECTORS)
+        agent = Agent(configure(WorldConfig, WORLD), configure(ActorCriticConfig, BEHAVIOUR), VECTORS)
     assert all(p.is_meta for p in agent.parameters())

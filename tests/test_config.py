@@ -13,9 +13,9 @@ from pydantic.dataclasses import dataclass
 from dreamer_cli import checks, presets, yamlio
 from dreamer_cli.agent import Agent
 from dreamer_cli.clock import Every
-from dreamer_cli.config import Config, RunConfig, load_config, resolve, to_yaml
+from dreamer_cli.config import SCHEMA_VERSION, Config, RunConfig, load_config, resolve, to_yaml
 from dreamer_cli.errors import ConfigError, StateError, UsageError
-from dreamer_cli.registry import STRICT, AtLeastOne, Share, slot, to_tree
+from dreamer_cli.registry import STRICT, AtLeastOne, Registry, Share, slot, to_tree
 from dreamer_cli.spaces import ActionPart, EnvSpec, ObsSpec
 from dreamer_cli.trees import leaves, merge, nest
 
@@ -72,10 +72,10 @@ def test_sizes_set_all_widths_by_the_papers_rule(size):
     config = resolve(size=size).config
     world, behaviour = config.world, config.behaviour
     d = world.dynamics.core.units
-    widths = [world.dynamics.core.hidden, world.dynamics.hidden, world.encoder.units, world.objective.decoder.units]
+    widths = [world.dynamics.core.hidden, world.dynamics.hidden, world.encoder.units, world.decoder.units]
     widths += [part.units for part in (world.reward, world.cont, behaviour.actor, behaviour.critic)]
     assert set(widths) == {d // 8}
-    assert {world.dynamics.latent.classes, world.encoder.depth, world.objective.decoder.depth} == {d // 128}
+    assert {world.dynamics.latent.classes, world.encoder.depth, world.decoder.depth} == {d // 128}
 
 
 def test_debug_and_cpu_start_as_early_as_documented():
@@ -146,7 +146,7 @@ def test_config_yaml_repeats_the_run(tmp_path, texts):
     assert again.config == config
     assert load_config(path) == config
     assert set(again.origins.values()) == {f"config {path}"}
-    assert path.read_text().startswith("schema_version: 1\n")
+    assert path.read_text().startswith(f"schema_version: {SCHEMA_VERSION}\n")
 
 
 def test_a_file_overrides_a_complete_config(tmp_path):
@@ -158,7 +158,7 @@ def test_a_file_overrides_a_complete_config(tmp_path):
 
 def test_a_runs_damaged_config_is_a_matter_of_state(tmp_path):
     path = tmp_path / "config.yaml"
-    for text in ("run: {stepz: 1}", "a: [", "- 1", "schema_version: 99"):
+    for text in ("run: {stepz: 1}", "a: [", "- 1", "schema_version: 99", "schema_version: 1\nworld: 3"):
         path.write_text(text)
         with pytest.raises(StateError):
             load_config(path)
@@ -167,7 +167,8 @@ def test_a_runs_damaged_config_is_a_matter_of_state(tmp_path):
 
 
 def test_a_newer_config_is_refused():
-    assert "schema_version is 2" in refused("schema_version=2").what
+    newer = SCHEMA_VERSION + 1
+    assert f"schema_version is {newer}" in refused(f"schema_version={newer}").what
 
 
 NAMES = st.text("abcdef_", min_size=1, max_size=6)
@@ -322,7 +323,7 @@ def test_a_suite_and_its_task_are_the_id_that_is_saved():
         "run.train_ratio=-1", "run.keep=0", "run.eval_every=-1", "run.eval_episodes=0", "run.dream_every=-1",
         "run.threads=0", "run.min_records=0", "replay.batch_size=0", "replay.batch_length=0", "replay.capacity=0",
         "replay.max_bytes=0", "env.repeat=0", "env.max_episode_steps=0", "env.timeout_s=-1", "behaviour.horizon=0",
-        "behaviour.lam=1.1", "behaviour.discount_horizon=0.5", "behaviour.slow_rate=2", "behaviour.entropy=-1",
+        "behaviour.lam=1.1", "behaviour.discount_horizon=0.5", "behaviour.slow_critic.rate=2", "behaviour.entropy=-1",
         "world.free_nats=-1", "world.dynamics.core.units=0", "world.dynamics.latent.classes=1", "optim.beta1=1",
         "world.dynamics.latent.unimix=2", "world.encoder.depth=0", "world.reward.output.bins=1", "optim.lr=-1",
         "loss_scales.dyn=-1", "world.encoder.mults=[0]",
@@ -364,7 +365,7 @@ class _Other:
     count: AtLeastOne = 1
 
 
-_LEAVES = {"leaf": _Leaf, "other": _Other}
+_LEAVES = Registry({"leaf": _Leaf, "other": _Other})
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -373,7 +374,7 @@ class _Branch:
     maybe: _Other | None = None
 
 
-_BRANCHES = {"branch": _Branch}
+_BRANCHES = Registry({"branch": _Branch})
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -190,7 +190,7 @@ def test_the_part_of_the_guide_works(tmp_path, monkeypatch):
     (tmp_path / "gru_of_the_guide.py").write_text(code, encoding="utf-8")
     part = module(tmp_path / "gru_of_the_guide.py")
     assert '"gru": GRUConfig' in line
-    monkeypatch.setitem(CORES, "gru", part.GRUConfig)
+    monkeypatch.setitem(CORES.members, "gru", part.GRUConfig)
     (call,) = [line for line in calls() if line.page.endswith("add-a-part.md")]
     setting = call.words[call.words.index("--set") + 1]
     cfg = config.resolve(presets=["debug"], settings=[setting]).config

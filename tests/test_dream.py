@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from dreamer_cli.agent import Agent
+from dreamer_cli.behaviour.planners import CEMConfig
 from dreamer_cli.dream import Stretch, Windows, batch_windows, dream, stack_windows
 from dreamer_cli.errors import StateError
 from dreamer_cli.structs import Batch, Carry, State
@@ -53,15 +54,13 @@ def by_hand(agent: Agent, windows: Windows, context: int, moments: int) -> dict[
     shown: list[dict[str, torch.Tensor]] = []
     with torch.no_grad():
         for t in range(moments):
-            noise = agent.noise(rows, random)
+            noise = agent.world.dynamics.latent.noise((rows,), state.deter, random)
             if t < context:
                 obs = {key: torch.as_tensor(value[:, t]) for key, value in windows.obs.items()}
                 first = torch.full((rows,), t == 0)
-                state, _ = agent.world.dynamics.observe_step(
-                    state, action, agent.world.encoder(obs), first, noise.latent
-                )
+                state, _ = agent.world.dynamics.observe_step(state, action, agent.world.encoder(obs), first, noise)
             else:
-                state = agent.world.dynamics.imagine_step(state, action, noise.latent)
+                state = agent.world.dynamics.imagine_step(state, action, noise)
             action = torch.as_tensor(windows.action[:, t])
             decoded = agent.world.decode(agent.world.dynamics.feat(state))
             assert decoded is not None
@@ -124,6 +123,32 @@ def test_policy_shares_the_context_and_then_acts_by_itself(agent, windows):
         assert length == (over[0] + 5 if over.size else 24)
 
 
+def test_a_planner_can_lead_a_dream(windows):
+    agent = make_agent(awake=True)
+    agent.behaviour = CEMConfig(horizon=2, candidates=5, elites=2, iterations=1).build(agent.world, agent.spec.action)
+    own, again = (dream(agent, windows, "policy", context=4, horizon=3, generator=generator()) for _ in range(2))
+    real = dream(agent, windows, "openloop", context=4, horizon=3, generator=generator())
+    np.testing.assert_array_equal(own.model["speed"][:, :4], real.model["speed"][:, :4])
+    np.testing.assert_array_equal(own.action, again.action)
+    assert not np.array_equal(own.action[:, 3], windows.action[:, 3])
+    assert np.abs(own.action[:, 3:]).max() <= 1
+    for entry in ENTRIES:
+        np.testing.assert_array_equal(own.action[..., entry].sum(-1), 1)
+
+
+def test_a_preview_can_draw_what_an_objective_cannot(windows):
+    agent = make_agent(awake=True, objective={"kind": "contrast"}, preview=True)
+    dreams = dream(agent, windows, "openloop", context=4, horizon=2, generator=generator())
+    assert dreams.model.keys() == EVERYTHING.observation.keys()
+
+
+def test_a_model_that_knows_no_end_dreams_on(windows):
+    agent = make_agent(awake=True, cont={"kind": "always"})
+    dreams = dream(agent, windows, "policy", context=4, horizon=5, generator=generator())
+    assert dreams.cont.min() == 1
+    assert dreams.length.tolist() == [9, 9, 9]
+
+
 def test_continue_is_shown_without_the_discount(agent, windows):
     with torch.no_grad():
         bias = agent.world.cont.output.linear.bias.clone()
@@ -144,6 +169,7 @@ def test_without_decoder(agent, windows, monkeypatch):
     with pytest.raises(StateError, match="no decoder") as error:
         dream(agent, windows, "policy", context=2, horizon=2, generator=generator())
     assert error.value.exit_code == 4
+    assert "dreamer train -s world.preview=true" in error.value.hint
 
 
 def test_batch_windows_cut_where_an_episode_begins(agent):
@@ -179,7 +205,7 @@ def test_start_is_where_the_dream_begins(agent, windows):
     with torch.no_grad():
         for t in range(2):
             obs = {key: torch.as_tensor(value[:, t]) for key, value in windows.obs.items()}
-            noise = agent.noise(3, random).latent
+            noise = agent.world.dynamics.latent.noise((3,), state.deter, random)
             first = torch.full((3,), t == 0)
             state, _ = agent.world.dynamics.observe_step(state, action, agent.world.encoder(obs), first, noise)
             action = torch.as_tensor(windows.action[:, t])

@@ -41,7 +41,7 @@ def test_world_model(agent, dtype):
     batch, noise = golden.batch(dtype), golden.noise(dtype)
     world, tolerance = agent.world, FORWARD[dtype]
     embed = world.encoder(batch.obs)
-    states, post = world.dynamics.observe(embed, batch.prev_action, batch.is_first, batch.start, noise.post)
+    states, post = world.dynamics.observe(embed, batch.prev_action, batch.is_first, batch.start, noise.world.post)
     feat = world.dynamics.feat(states)
     prior = world.dynamics.prior(states.deter)
     latent = world.dynamics.latent
@@ -85,7 +85,7 @@ def test_imagination(agent, dtype):
     policy = behaviour.actor(dream.feat[:, :-1])
     close(policy.log_prob(dream.action[:, :-1]), "img/logpi", tolerance)
     close(policy.entropy(), "img/entropy", tolerance)
-    learnt = behaviour.imagined(dream)
+    learnt = behaviour.imagined(dream, lambda columns: behaviour.actor(dream.feat[:, columns]))
     close(learnt.ret, "img/returns", tolerance)
     close(learnt.losses["actor"], "img/policy_loss", tolerance)
     close(learnt.losses["critic"], "img/value_loss", tolerance)

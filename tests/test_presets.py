@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from dreamer_cli import migrate, presets, yamlio
+from dreamer_cli.checks import validate
 from dreamer_cli.commands import presets as command
+from dreamer_cli.config import Config
 from dreamer_cli.errors import ConfigError, StateError, UsageError
 from dreamer_cli.trees import leaves, merge, nest, parse_settings
 
@@ -55,6 +57,30 @@ def test_another_kind_drops_what_the_slot_inherited():
     merge(tree, origins, {"core": {"kind": "lstm"}}, "high")
     assert tree == {"core": {"kind": "lstm"}}
     assert origins == {"core.kind": "high"}
+
+
+def test_settings_for_a_kind_hold_only_where_the_slot_has_it():
+    low = {"core": {"kind": "gru", "units": 8}, "latent": {"kind": "gaussian", "size": 3}}
+    layer = {
+        "core": {"hidden": 5, "kind=gru": {"units": 9}, "kind=lstm": {"units": 7}},
+        "latent": {"kind=categorical": {"groups": 4, "classes": 4}},
+        "head": {"kind": "mlp", "kind=mlp": {"output": {"kind=two_hot": {"bins": 3}, "kind": "two_hot"}}},
+    }
+    tree, origins = {}, {}
+    merge(tree, origins, low, "low")
+    merge(tree, origins, layer, "layer")
+    assert tree == {
+        "core": {"kind": "gru", "hidden": 5, "units": 9},
+        "latent": {"kind": "gaussian", "size": 3},
+        "head": {"kind": "mlp", "output": {"kind": "two_hot", "bins": 3}},
+    }
+    assert (origins["core.units"], origins["latent.size"]) == ("layer", "low")
+    # The kind that the same layer names counts, and what the slot inherited is gone.
+    merge(tree, origins, {"core": {"kind": "lstm", "kind=lstm": {"units": 7}, "kind=gru": {"units": 1}}}, "high")
+    assert tree["core"] == {"kind": "lstm", "units": 7}
+    assert set(origins) == {key for key, _ in leaves(tree)}
+    with pytest.raises(ConfigError, match=r"core.kind=gru is 7, but must be a mapping"):
+        merge(tree, origins, {"core": {"kind=gru": 7}}, "wrong")
 
 
 def test_a_kind_among_the_environments_arguments_is_no_slot():
@@ -203,9 +229,9 @@ def test_a_file_that_extends_base_does_not_undo_what_lies_between(folder, tmp_pa
 
 def test_a_complete_config_stands_for_the_algorithm_too(folder, tmp_path):
     config = tmp_path / "config.yaml"
-    config.write_text("schema_version: 1\ncore: {kind: gru}\nenv: {id: CartPole-v1}")
+    config.write_text("schema_version: 2\ncore: {kind: gru}\nenv: {id: CartPole-v1}")
     merged = presets.resolve_tree(config_file=config, has_pixels=True)
-    assert merged.tree == {"schema_version": 1, "core": {"kind": "gru"}, "env": {"id": "CartPole-v1"}}
+    assert merged.tree == {"schema_version": 2, "core": {"kind": "gru"}, "env": {"id": "CartPole-v1"}}
     assert merged.algorithm is None
 
 
@@ -335,6 +361,43 @@ def test_the_wheel_carries_all_presets(wheel):
     assert heavy == []
 
 
+def test_settings_of_the_first_schema_mean_the_same_today():
+    """What had one form only has a kind now, and the decoder stands beside the objective."""
+    coder = {"depth": 4, "blocks": 4}
+    old = {
+        "schema_version": 1,
+        "world": {
+            "encoder": {**coder},
+            "objective": {"kind": "reconstruct", "decoder": {**coder}},
+            "cont": {"layers": 2, "output": {"kind": "bernoulli"}},
+        },
+        "behaviour": {"slow_rate": 0.1, "slow_weight": 0.5, "actor": {"units": 8, "min_std": 0.2, "max_std": 0.9}},
+    }
+    new = migrate.migrate_config(old, "config.yaml")
+    assert new == {
+        "schema_version": 2,
+        "world": {
+            "encoder": {"depth": 4},
+            "objective": {"kind": "reconstruct"},
+            "cont": {"kind": "head", "layers": 2, "output": {"kind": "bernoulli"}},
+            "decoder": coder,
+        },
+        "behaviour": {
+            "kind": "actor_critic",
+            "actor": {"units": 8, "continuous": {"kind": "bounded_normal", "min_std": 0.2, "max_std": 0.9}},
+            "slow_critic": {"kind": "regulariser", "rate": 0.1, "weight": 0.5},
+        },
+    }
+    validate(Config, merged_with_defaults(new))
+
+
+def merged_with_defaults(tree: dict) -> dict:
+    """A complete configuration."""
+    whole = presets.resolve_tree().tree
+    merge(whole, {}, tree, "")
+    return whole
+
+
 # --- the command
 
 
@@ -343,7 +406,8 @@ def test_list_gives_measured_parameters():
     found = {record["name"]: record for record in result.json["presets"]}
     assert found["size1m"]["parameters"] == {"vector": 640_867, "pixels": 688_004}
     assert found["dreamerv3"]["parameters"] is None
-    assert [record["kind"] for record in result.json["presets"]][:2] == ["algorithm", "size"]
+    kinds = [record["kind"] for record in result.json["presets"]]
+    assert kinds == sorted(kinds, key=presets.KINDS.index)
     assert any("641k" in line and "688k" in line for line in result.text)
 
 

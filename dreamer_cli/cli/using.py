@@ -22,6 +22,8 @@ from dreamer_cli.errors import UsageError
 from dreamer_cli.report import Result
 from dreamer_cli.requests import EvaluateRequest, ExportRequest, ImagineRequest
 
+POLICIES = ("mode", "sample", "random", "plan")
+
 
 def evaluate(
     session: Session,
@@ -34,11 +36,14 @@ def evaluate(
     seed: Seed = None,
     policy: Annotated[
         str | None,
-        choice("--policy", among=("mode", "sample", "random"), help="How actions are chosen (the run's own)."),
+        choice("--policy", among=POLICIES, help="How actions are chosen (the run's own); plan searches in dreams."),
     ] = None,
     versus: Annotated[
-        str | None,
-        choice("--versus", among=("mode", "sample", "random"), help="Let another policy play the same episodes."),
+        str | None, choice("--versus", among=POLICIES, help="Let another policy play the same episodes.")
+    ] = None,
+    plan: Annotated[
+        list[str] | None,
+        option("--plan", metavar="K=V", help="Setting of the policy plan, such as candidates=100; repeatable."),
     ] = None,
     env: Annotated[
         str | None, option("--env", "-e", metavar="ID", help="Another environment with the same spaces.")
@@ -59,7 +64,7 @@ def evaluate(
     from dreamer_cli.commands import evaluate as command
 
     options = {key: value for key, value in locals().items() if key not in ("session", "command")}
-    options["env_kwarg"] = tuple(env_kwarg or ())
+    options["env_kwarg"], options["plan"] = tuple(env_kwarg or ()), tuple(plan or ())
     return command.evaluate(EvaluateRequest(**options), session.report)
 
 

@@ -17,6 +17,7 @@ from dreamer_cli.envs.make import EnvConfig
 from dreamer_cli.envs.vector import VectorEnv, absolute
 from dreamer_cli.errors import GateError, UsageError
 from dreamer_cli.files import disk_error, json_bytes, write_atomic
+from dreamer_cli.planning import planner
 from dreamer_cli.report import Reporter, Result
 from dreamer_cli.requests import EvaluateRequest
 from dreamer_cli.stop import StopSignal
@@ -124,8 +125,10 @@ def evaluate(request: EvaluateRequest, reporter: Reporter) -> Result:
         seed = derive_seed(cfg.run.seed if request.seed is None else request.seed, "evaluate")
         policy = request.policy or cfg.run.eval_policy
         rows = [policy] + ([request.versus] if request.versus else [])
+        drivers = {name: _driver(loaded, name, seed, request) for name in rows}
         scores = {
-            name: _scores(loaded, env_cfg, name, seed, request, reporter, stop, film=name == policy) for name in rows
+            name: _scores(loaded, env_cfg, name, driver, seed, request, reporter, stop, film=name == policy)
+            for name, driver in drivers.items()
         }
     video = _film(request, scores[policy], env_cfg, reporter)
     result = _document(loaded, env_cfg, policy, request, scores, video)
@@ -141,13 +144,18 @@ def evaluate(request: EvaluateRequest, reporter: Reporter) -> Result:
 
 
 def check_paths(request: EvaluateRequest) -> None:
-    """See that the files can be written, in the formats that their names ask for, before anything is played.
+    """See that files can be written, in the formats that their names ask for, and options fit each other.
 
     Raises:
-        UsageError: no such format. ResourceError: their folders cannot be made.
+        UsageError: no such format, or options of a policy that does not play.
+        ResourceError: folders cannot be made.
     """
     if request.video is not None:
         check_format(request.video, FILMS)
+    if request.plan and "plan" not in (request.policy, request.versus):
+        raise UsageError(
+            f"--plan {request.plan[0]} sets the policy plan, which does not play.", hint="Add --policy plan."
+        )
     if request.output is not None and request.output.suffix not in (".json", ".csv"):
         raise UsageError(f"--output is {str(request.output)!r}.", hint="The name must end in .json or .csv.")
     for path in filter(None, (request.video, request.output)):
@@ -171,6 +179,7 @@ def _scores(
     loaded: LoadedRun,
     env_cfg: EnvConfig,
     policy: str,
+    driver: Driver,
     seed: int,
     request: EvaluateRequest,
     reporter: Reporter,
@@ -183,7 +192,6 @@ def _scores(
     mode = "rgb_array" if film else None
     with VectorEnv(env_cfg, num_envs, seed, render_mode=mode, check_stop=stop.check, warn=reporter.warn) as envs:
         loaded.require_same_spaces(envs.spec, str(env_cfg.id))
-        driver = _driver(loaded, policy, seed)
         with reporter.progress(f"evaluating {policy}", request.episodes) as task:
 
             def progress(done: int, ret: float) -> None:
@@ -192,10 +200,13 @@ def _scores(
             return play(envs, driver, request.episodes, progress, film, stop.check)
 
 
-def _driver(loaded: LoadedRun, policy: str, seed: int) -> Driver:
+def _driver(loaded: LoadedRun, policy: str, seed: int, request: EvaluateRequest) -> Driver:
     if policy == "random":
         return RandomDriver(loaded.spec, {}, seed)
     bf16 = acts_in_bf16(loaded.cfg, loaded.device)
+    if policy == "plan":
+        behaviour = planner(loaded.cfg.behaviour, loaded.agent, request.plan)
+        return AgentDriver(loaded.agent, "mode", seed, bf16, behaviour=behaviour.to(loaded.device))
     return AgentDriver(loaded.agent, policy, seed, bf16)  # type: ignore[arg-type]
 
 

@@ -68,7 +68,7 @@ MAY_CHANGE = {
     "run.steps", "run.device", "run.log", "run.log_every", "run.profile_every", "run.save_every", "run.keep",
     "run.eval_every", "run.eval_episodes", "run.stop_return", "run.dream_every", "env.timeout_s",
     # How the work is done: numbers agree up to rounding and, with batches fetched ahead, up to their order.
-    "run.cuda_graph", "replay.storage", "world.encoder.recompute", "world.objective.decoder.recompute",
+    "run.cuda_graph", "replay.storage", "world.encoder.recompute", "world.decoder.recompute",
     "env.workers", "env.max_bytes", "env.on_crash",
     "replay.max_bytes",  # a smaller machine may have to; the oldest records go
 }  # fmt: skip

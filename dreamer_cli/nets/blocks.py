@@ -1,6 +1,11 @@
-"""Layers of Dreamer V3's networks and their initial weights."""
+"""Layers of networks and their initial weights: Dreamer V3's, and what earlier generations need otherwise.
+
+Which of them go together stands in `nets/bricks.py`.
+"""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -9,8 +14,11 @@ from torch import Tensor, nn
 from dreamer_cli.nets.kernels import full_precision, norm_silu, rms_root
 from dreamer_cli.nets.loops import NormSiLU, Product
 
+# Draws initial weights in place: (weight, fan-in, fan-out, factor). Fans count the taps of a kernel.
+Init = Callable[[Tensor, int, int, float], None]
 
-def init_weight(weight: Tensor, fan_in: int, scale: float = 1.0) -> None:
+
+def init_weight(weight: Tensor, fan_in: int | float, scale: float = 1.0) -> None:
     """Truncated normal with standard deviation scale / sqrt(fan_in), cut at two of its own deviations.
 
     Cutting shrinks the deviation to 0.8796 of itself, which 1.1368 makes good. Scale 0 gives exact zeros.
@@ -23,17 +31,44 @@ def init_weight(weight: Tensor, fan_in: int, scale: float = 1.0) -> None:
         nn.init.zeros_(weight)
 
 
-class Linear(nn.Linear):
-    """A dense layer with Dreamer's initial weights and a zero bias; `scale` multiplies the initial kernel."""
+def by_inputs(weight: Tensor, fan_in: int, fan_out: int, scale: float) -> None:
+    """Truncated normal, deviation 1 / sqrt(fan-in): Dreamer V3 since 2024."""
+    init_weight(weight, fan_in, scale)
 
-    def __init__(self, inputs: int, outputs: int, scale: float = 1.0) -> None:
-        self.scale = scale
-        super().__init__(inputs, outputs)
+
+def by_both_ends(weight: Tensor, fan_in: int, fan_out: int, scale: float) -> None:
+    """Truncated normal, deviation 1 / sqrt(mean of fan-in and fan-out): Dreamer V3 of 2023."""
+    init_weight(weight, (fan_in + fan_out) / 2, scale)
+
+
+def glorot(weight: Tensor, fan_in: int, fan_out: int, scale: float) -> None:
+    """Uniform within ± sqrt(6 / (fan-in + fan-out)), TensorFlow's default: PlaNet, Dreamer V1 and V2.
+
+    Source: Glorot and Bengio 2010, Eq. 16.
+    """
+    limit = scale * math.sqrt(6 / (fan_in + fan_out))
+    nn.init.uniform_(weight, -limit, limit)
+
+
+def no_bias(bias: Tensor | None) -> None:
+    """A bias that is there begins at zero."""
+    if bias is not None:
+        nn.init.zeros_(bias)
+
+
+class Linear(nn.Linear):
+    """A dense layer with its generation's initial weights and a zero bias; `scale` multiplies the initial kernel."""
+
+    def __init__(
+        self, inputs: int, outputs: int, scale: float = 1.0, *, bias: bool = True, init: Init = by_inputs
+    ) -> None:
+        self.scale, self.init = scale, init
+        super().__init__(inputs, outputs, bias=bias)
 
     def reset_parameters(self) -> None:
         """Draw new weights."""
-        init_weight(self.weight, self.in_features, self.scale)
-        nn.init.zeros_(self.bias)
+        self.init(self.weight, self.in_features, self.out_features, self.scale)
+        no_bias(self.bias)
 
     def loop(self) -> Product:
         """For time loops."""
@@ -88,80 +123,90 @@ class RMSNorm(nn.Module):
         return NormSiLU(self.scale, self.eps)
 
 
-class Layer(nn.Module):
-    """Linear → RMSNorm → SiLU, the unit that every V3 network is made of. The bias stays, as in the official code."""
+class LayerNorm(nn.Module):
+    """(x - mean) / sqrt(variance + 1e-3) · scale + shift over the last axis, never below float32.
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    Source: Ba et al. 2016 (arXiv 1607.06450); epsilon as in Dreamer V2's and V3's code of 2023.
+    """
+
+    eps = 1e-3
+
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.linear = Linear(inputs, outputs)
-        self.norm = RMSNorm(outputs)
+        self.scale = nn.Parameter(torch.ones(width))
+        self.shift = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """... width → the same shape and dtype."""
+        return self._full(x).to(x.dtype)
+
+    def silu(self, x: Tensor) -> Tensor:
+        """The same, and SiLU after it."""
+        return F.silu(self._full(x), inplace=True).to(x.dtype)
+
+    def _full(self, x: Tensor) -> Tensor:
+        return F.layer_norm(full_precision(x), self.scale.shape, self.scale, self.shift, self.eps)
+
+
+class Layer(nn.Module):
+    """Linear → RMSNorm → SiLU, the unit that every V3 network is made of. The bias stays, as in the official code.
+
+    Layers of every generation have `linear`, and `finish(x)` for what comes after its product.
+
+    Args:
+        linear: makes the dense layer of (inputs, outputs).
+        norm: makes the norm of a width, which has `silu`.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        linear: Callable[[int, int], nn.Linear] = Linear,
+        norm: Callable[[int], nn.Module] = RMSNorm,
+    ) -> None:
+        super().__init__()
+        self.linear = linear(inputs, outputs)
+        self.norm: Any = norm(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         """... inputs → ... outputs."""
         return self.norm.silu(self.linear(x))
 
-
-class MLP(nn.Sequential):
-    """`layers` Layers of width `units`: ... inputs → ... units."""
-
-    def __init__(self, inputs: int, units: int, layers: int) -> None:
-        super().__init__(*(Layer(inputs if i == 0 else units, units) for i in range(layers)))
-
-    @property
-    def layers(self) -> list[Layer]:
-        """Its Layers, in order."""
-        return [layer for layer in self if isinstance(layer, Layer)]
+    def finish(self, x: Tensor) -> Tensor:
+        """Norm and activation of a product that was formed elsewhere: ... outputs → ... outputs."""
+        return self.norm.silu(x)
 
 
-class ChannelNorm(RMSNorm):
-    """RMSNorm over the channels of each pixel of a channels-last image batch: N C Y X."""
+class PlainLayer(nn.Module):
+    """Linear → activation: the unit of PlaNet, Dreamer V1 and V2, which know no norm."""
+
+    def __init__(self, inputs: int, outputs: int, activation: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.linear = Linear(inputs, outputs, init=glorot)
+        self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
-        """N C Y X → the same; a permuted view costs nothing while the memory is channels-last."""
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        """... inputs → ... outputs."""
+        return self.activation(self.linear(x))
 
-    def silu(self, x: Tensor) -> Tensor:
-        """The same, and SiLU after it."""
-        return super().silu(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-
-
-class Conv(nn.Conv2d):
-    """Convolution of stride 1 that keeps the size, with Dreamer's initial weights and a zero bias."""
-
-    def __init__(self, inputs: int, outputs: int, kernel: int, scale: float = 1.0) -> None:
-        self.scale = scale
-        super().__init__(inputs, outputs, kernel, padding=kernel // 2)
-
-    def reset_parameters(self) -> None:
-        """Draw new weights."""
-        assert self.bias is not None
-        init_weight(self.weight, self.in_channels * math.prod(self.kernel_size), self.scale)
-        nn.init.zeros_(self.bias)
+    def finish(self, x: Tensor) -> Tensor:
+        """Activation of a product that was formed elsewhere."""
+        return self.activation(x)
 
 
-class UpConv(Conv):
-    """Nearest 2x up-sampling followed by a convolution, N C Y X → N O 2Y 2X, without the big intermediate.
+class MLP(nn.Sequential):
+    """`layers` layers of width `units`, each made by `layer`: ... inputs → ... units."""
 
-    Up-sampling repeats every pixel, so several taps of the big kernel read the same small pixel: summed
-    beforehand they make one small kernel for each of the 2x2 output phases, all four in one convolution.
-    Equal to the plain form up to rounding, zero border included (`tests/nets/test_blocks.py`).
-    """
+    def __init__(self, inputs: int, units: int, layers: int, layer: Callable[[int, int], nn.Module] = Layer) -> None:
+        super().__init__(*(layer(inputs if i == 0 else units, units) for i in range(layers)))
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, scale: float = 1.0) -> None:
-        super().__init__(inputs, outputs, kernel, scale)
-        radius = kernel // 2
-        reach = (radius + 1) // 2  # how far the taps of either phase reach in the small image
-        taps = torch.zeros(2, 2 * reach + 1, kernel)
-        for phase in range(2):
-            for tap in range(kernel):
-                taps[phase, (phase + tap - radius) // 2 + reach, tap] = 1.0
-        self.register_buffer("taps", taps, persistent=False)
-        self.reach = reach
+    @property
+    def layers(self) -> list[Any]:
+        """Its layers, in order."""
+        return list(self)
 
-    def forward(self, input: Tensor) -> Tensor:
-        """N C Y X → N O 2Y 2X."""
-        assert self.bias is not None
-        taps = self.get_buffer("taps")
-        weight = torch.einsum("pyk,qxl,oikl->opqiyx", taps, taps, self.weight)
-        y = F.conv2d(input, weight.flatten(0, 2), self.bias.repeat_interleave(4), padding=self.reach)
-        return F.pixel_shuffle(y, 2)
+    @property
+    def by_hand(self) -> bool:
+        """Whether all its layers can be laid out for time loops (see `nets/loops.py`): V3's can."""
+        return all(hasattr(getattr(layer, "norm", None), "loop") for layer in self)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dreamer_cli.nets.kernels import cross_entropy, full_precision, softmax, straight_through
-from dreamer_cli.nets.transforms import two_hot
+from dreamer_cli.nets.transforms import symexp, symlog, two_hot
 from dreamer_cli.shapes import Float
 
 
@@ -206,6 +206,50 @@ class TwoHot:
         below, above, weight = two_hot(target.to(self.bins.dtype), self.bins)
         index, weight = torch.stack([below, above], -1), torch.stack([1 - weight, weight], -1)
         return cross_entropy(self.logits, self.log_probs, self.probs, index, weight)
+
+
+class SymlogTwoHot:
+    """A number of any size whose symlog is distributed over fixed bins: target and mean are interpolated there.
+
+    Args:
+        logits: ... bins.
+        bins: ascending and antisymmetric, in symlog space (`symlog_bins`).
+    Source: the official Dreamer V3 code of 2023 (arXiv 2301.04104v1, Eqs. 8 and 9).
+    """
+
+    def __init__(self, logits: Tensor, bins: Tensor) -> None:
+        self.symlog = TwoHot(logits, bins)
+
+    @property
+    def mean(self) -> Tensor:
+        """What the expected symlog stands for, in the units of the target: below the expected value, mostly."""
+        return symexp(self.symlog.mean)
+
+    def loss(self, target: Tensor) -> Tensor:
+        """Cross-entropy against the two-hot code of a number's symlog (... without the bins)."""
+        return self.symlog.loss(symlog(target.to(self.symlog.bins.dtype)))
+
+
+class UnitNormal:
+    """A number as a normal distribution of deviation 1 around a network's output (... , no last axis)."""
+
+    def __init__(self, mean: Tensor) -> None:
+        self.mean = full_precision(mean)
+
+    def loss(self, target: Tensor) -> Tensor:
+        """Half the squared error: the negative log-likelihood without its constant, ½ ln 2π."""
+        return 0.5 * (self.mean - target.to(self.mean.dtype)).square()
+
+
+class Certain:
+    """A chance that is 1 everywhere, and cannot be wrong. `like`: ... , of the dtype and device of the answers."""
+
+    def __init__(self, like: Tensor) -> None:
+        self.mean = torch.ones_like(full_precision(like))
+
+    def loss(self, target: Tensor) -> Tensor:
+        """Zeros, for any target (...)."""
+        return torch.zeros_like(self.mean)
 
 
 class Bernoulli:

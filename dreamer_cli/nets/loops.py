@@ -169,12 +169,15 @@ class _SideBySide(torch.autograd.Function):
         grad = torch.cat([found[i] for i in asked], -1).flatten(0, -2)
         weight = torch.cat([weights[i] for i in asked])
         by_x = (grad @ weight.to(grad.dtype)).view(x.shape).to(x.dtype) if ctx.needs_input_grad[0] else None
-        sizes = [len(weights[i]) for i in asked]
-        by_weight = (grad.t() @ x.flatten(0, -2).to(grad.dtype)).to(weight.dtype).split(sizes)
-        by_bias = grad.sum(0).to(weight.dtype).split(sizes)
         back: list[Tensor | None] = [None] * (2 * len(weights))
-        for at, i in enumerate(asked):
-            if learns[i]:
+        # A frozen head lends its weights, but learns nothing.
+        taught = [i for i in asked if learns[i]]
+        if taught:
+            grad = grad if taught == asked else torch.cat([found[i] for i in taught], -1).flatten(0, -2)
+            sizes = [len(weights[i]) for i in taught]
+            by_weight = (grad.t() @ x.flatten(0, -2).to(grad.dtype)).to(weight.dtype).split(sizes)
+            by_bias = grad.sum(0).to(weight.dtype).split(sizes)
+            for at, i in enumerate(taught):
                 back[i], back[len(weights) + i] = by_weight[at], by_bias[at]
         return by_x, None, *back
 

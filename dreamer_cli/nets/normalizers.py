@@ -4,7 +4,7 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from dreamer_cli.registry import STRICT, Positive, Share
+from dreamer_cli.registry import STRICT, Positive, Registry, Share
 
 
 class PercentileScale(nn.Module):
@@ -59,4 +59,26 @@ class PercentileConfig:
         return PercentileScale(self)
 
 
-RETURN_SCALES = {"percentile": PercentileConfig}
+class NoScale(nn.Module):
+    """1, whatever the returns."""
+
+    scale: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.ones(()), persistent=False)
+
+    def update(self, values: Tensor) -> None:
+        """Nothing is kept."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class NoScaleConfig:
+    """Returns as they are (Dreamer V1 and V2)."""
+
+    def build(self) -> NoScale:
+        """A scale of 1."""
+        return NoScale()
+
+
+RETURN_SCALES = Registry({"percentile": PercentileConfig, "none": NoScaleConfig})

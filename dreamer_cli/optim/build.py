@@ -1,5 +1,6 @@
 """Optimisers by name."""
 
 from dreamer_cli.optim.laprop import LaPropConfig
+from dreamer_cli.registry import Registry
 
-OPTIMISERS = {"laprop": LaPropConfig}
+OPTIMISERS = Registry({"laprop": LaPropConfig, "adam": "dreamer_cli.optim.adam:AdamConfig"})

@@ -1,12 +1,13 @@
 """LaProp: Adam with the normalisation before the momentum, so momentum cannot be divided by a stale scale."""
 
-import math
+from collections.abc import Mapping
 
 import torch
 from pydantic.dataclasses import dataclass
-from torch import Tensor
+from torch import Tensor, nn
 
 from dreamer_cli.optim.agc import blank_unless, clip_adaptively
+from dreamer_cli.optim.schedule import correction, ramp
 from dreamer_cli.registry import STRICT, Count, Decay, Positive, Weight
 
 
@@ -30,9 +31,9 @@ class LaPropConfig:
     beta2: Decay = 0.999
     eps: Positive = 1e-20
 
-    def build(self, params: list[torch.nn.Parameter]) -> "LaProp":
-        """An optimiser of `params`, which must all receive gradients."""
-        return LaProp(self, params)
+    def build(self, groups: Mapping[str, list[nn.Parameter]]) -> "LaProp":
+        """An optimiser of all groups' parameters, which it treats alike."""
+        return LaProp(self, [p for params in groups.values() for p in params])
 
 
 class LaProp:
@@ -42,7 +43,7 @@ class LaProp:
     Source: Ziyin et al. 2020 (arXiv 2002.04839); order and constants as in the official Dreamer V3 code.
     """
 
-    def __init__(self, cfg: LaPropConfig, params: list[torch.nn.Parameter]) -> None:
+    def __init__(self, cfg: LaPropConfig, params: list[nn.Parameter]) -> None:
         self.cfg = cfg
         self.params = params
         self.square = [torch.zeros_like(p) for p in params]
@@ -68,10 +69,9 @@ class LaProp:
         stays = 1 - moves
 
         done = self.count.to(norms.dtype)
-        # Without a warm-up the ramp is over before the first update.
-        lr = cfg.lr * ((done + (cfg.warmup == 0)) / max(1, cfg.warmup)).clamp(max=1.0)
+        lr = cfg.lr * ramp(done, cfg.warmup)
         self.count += sound
-        rms_bias, momentum_bias = (-torch.expm1((done + 1) * math.log(beta)) for beta in (cfg.beta2, cfg.beta1))
+        rms_bias, momentum_bias = correction(done, cfg.beta2), correction(done, cfg.beta1)
         torch._foreach_mul_(self.square, cfg.beta2 * moves + stays)
         torch._foreach_addcmul_(self.square, grads, grads, 1 - cfg.beta2)
         scale = torch._foreach_mul(self.square, 1 / rms_bias)

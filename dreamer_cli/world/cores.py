@@ -10,7 +10,7 @@ from dreamer_cli.errors import ConfigError
 from dreamer_cli.nets.blocks import BlockLinear, Layer, RMSNorm
 from dreamer_cli.nets.kernels import gru_gates, gru_gates_backward, gru_gates_forward
 from dreamer_cli.nets.loops import NormSiLU, Product
-from dreamer_cli.registry import STRICT, Layers, Units
+from dreamer_cli.registry import STRICT, Layers, Registry, Units
 from dreamer_cli.shapes import Float
 
 
@@ -46,15 +46,19 @@ class BlockGRUConfig:
 class BlockGRU(nn.Module):
     """h' = u ∘ c + (1 - u) ∘ h with gates from block-diagonal layers. Source: Dreamer V3 (2024), official code.
 
-    Every core has `size` (D) and maps (deter B D, stoch B S·K, action B A) → deter B D;
-    `read` gives the part of it that heads see.
+    Every core has `size` (D) and maps (deter B D, stoch B S·K, action B A) → deter B D, in deter's own dtype;
+    `read` gives the part of it that heads see: its first `read_size` numbers. Where `by_hand` is true, `loop()` lays
+    it out for time loops.
     """
+
+    by_hand = True
 
     def __init__(self, cfg: BlockGRUConfig, stoch: int, action: int) -> None:
         super().__init__()
-        self.size, self.blocks = cfg.units, cfg.blocks
-        self.in_deter = Layer(cfg.units, cfg.hidden)
-        self.in_stoch = Layer(stoch, cfg.hidden)
+        self.size = self.read_size = cfg.units
+        self.blocks = cfg.blocks
+        self.in_deter: Any = Layer(cfg.units, cfg.hidden)
+        self.in_stoch: Any = Layer(stoch, cfg.hidden)
         self.in_action = Layer(action, cfg.hidden)
         # Every block sees its own slice of the memory and all three inputs.
         widths = [cfg.units + cfg.blocks * 3 * cfg.hidden] + [cfg.units] * (cfg.layers - 1)
@@ -158,4 +162,11 @@ class BlockGRULoop:
         return [grad for part in self.parts for grad in part.gradients()]
 
 
-CORES = {"block_gru": BlockGRUConfig}
+CORES = Registry(
+    {
+        "block_gru": BlockGRUConfig,
+        "gru": "dreamer_cli.world.gru:GRUConfig",
+        "gru_ln": "dreamer_cli.world.gru_ln:GRULayerNormConfig",
+        "lstm": "dreamer_cli.world.lstm:LSTMConfig",
+    }
+)

@@ -6,7 +6,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from dreamer_cli.nets.distributions import OneHot, categorical_kl, gumbel
-from dreamer_cli.registry import STRICT, Choices, Share, Units
+from dreamer_cli.registry import STRICT, Choices, Registry, Share, Units
 from dreamer_cli.shapes import Float
 
 
@@ -32,9 +32,12 @@ class CategoricalConfig:
 class Categorical:
     """S groups of K classes; a sample is S one-hot rows, its statistics are the logits ... S·K.
 
-    Every latent has: `shape` of a sample, `size` of it flat, `stats_size`, `noise`, `sample`, `mode`,
-    `entropy`, `kl`, and `pack`/`unpack` for storage.
+    Every latent has: `shape` of a sample, `size` of it flat, `stats_size`, `noise` and its `noise_kind` (gumbel or
+    normal; zeros give the mode), `sample`, `mode`, `entropy`, `kl`, and for storage `packed`, `pack` and `unpack`.
+    With `sample_forward` and `sample_backward` it can be used in time loops.
     """
+
+    noise_kind = "gumbel"
 
     def __init__(self, cfg: CategoricalConfig) -> None:
         self.shape = (cfg.groups, cfg.classes)
@@ -85,4 +88,4 @@ class Categorical:
         return zeros.scatter_(-1, packed.long().unsqueeze(-1), 1.0)
 
 
-LATENTS = {"categorical": CategoricalConfig}
+LATENTS = Registry({"categorical": CategoricalConfig, "gaussian": "dreamer_cli.world.gaussian:GaussianConfig"})

@@ -1,19 +1,20 @@
 """Recurrent state-space model: a memory (core) and a guess about the present (latent)."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from dreamer_cli.nets.blocks import MLP, Linear
-from dreamer_cli.registry import STRICT, Layers, Units, slot
+from dreamer_cli.nets.bricks import BRICKS, BrickName
+from dreamer_cli.registry import STRICT, Layers, Registry, Units, slot
 from dreamer_cli.shapes import Bool, Float
 from dreamer_cli.structs import State
+from dreamer_cli.world.beginnings import BEGINNINGS, Blank, zero_where
 from dreamer_cli.world.cores import CORES, BlockGRUConfig
 from dreamer_cli.world.latents import LATENTS, CategoricalConfig
-from dreamer_cli.world.scan import PostLoop, scan, zero_where
+from dreamer_cli.world.scan import PostLoop, scan
 
 Policy = Callable[[Tensor, Tensor], Tensor]  # (feat B F, noise B A) → action B A
 
@@ -28,6 +29,8 @@ class RSSMConfig:
         hidden: width of the networks of prior and posterior.
         prior_layers: depth of the network that guesses before seeing.
         post_layers: depth of the network that guesses after seeing.
+        bricks: what both networks are made of.
+        initial: what an episode begins with: zeros, or a learned memory and the guess that follows (V3 of 2023).
     """
 
     core: slot("core", CORES) = BlockGRUConfig()  # type: ignore[valid-type]
@@ -35,6 +38,8 @@ class RSSMConfig:
     hidden: Units = 256
     prior_layers: Layers = 2
     post_layers: Layers = 1
+    bricks: BrickName = "rms_silu"
+    initial: Literal["zeros", "learned"] = "zeros"
 
     def build(self, embed: int, action: int) -> "RSSM":
         """An RSSM that sees `embed` numbers of the observation and `action` of the action."""
@@ -50,19 +55,28 @@ class RSSM(nn.Module):
     def __init__(self, cfg: RSSMConfig, embed: int, action: int) -> None:
         super().__init__()
         self.latent: Any = cfg.latent.build()
-        self.core = cfg.core.build(stoch=self.latent.size, action=action)
-        self.prior_net = MLP(self.core.size, cfg.hidden, cfg.prior_layers)
-        self.prior_out = Linear(cfg.hidden, self.latent.stats_size)
-        self.post_net = MLP(self.core.size + embed, cfg.hidden, cfg.post_layers)
-        self.post_out = Linear(cfg.hidden, self.latent.stats_size)
-        self.feat_size = self.core.size + self.latent.size
-        self.by_hand = hasattr(self.core, "loop") and hasattr(self.latent, "sample_forward")
+        self.core: Any = cfg.core.build(stoch=self.latent.size, action=action)
+        self.deter_size = self.core.read_size
+        self.feat_size = self.deter_size + self.latent.size
+        bricks = BRICKS[cfg.bricks]
+        self.prior_net = bricks.mlp(self.deter_size, cfg.hidden, cfg.prior_layers)
+        self.prior_out = bricks.linear(cfg.hidden, self.latent.stats_size)
+        self.post_net = bricks.mlp(self.deter_size + embed, cfg.hidden, cfg.post_layers)
+        self.post_out = bricks.linear(cfg.hidden, self.latent.stats_size)
+        self.beginning = BEGINNINGS[cfg.initial](self.core.size, self._expected)
+        self.core_by_hand = getattr(self.core, "by_hand", False)
+        others_by_hand = hasattr(self.latent, "sample_forward") and self.post_net.by_hand and self.beginning.by_hand
+        self.by_hand = self.core_by_hand and others_by_hand
         self.walk = self.walk_by_hand if self.by_hand else self.walk_step_by_step
 
     def initial(self, batch: int) -> State:
-        """The state before anything was seen: zeros."""
+        """What is carried before anything was seen: zeros, for `is_first` to put the episode's beginning there."""
         zeros = self.prior_out.weight.new_zeros
         return State(zeros(batch, self.core.size), zeros(batch, *self.latent.shape))
+
+    def blank(self, is_first: Bool[Tensor, " B"], state: State) -> State:
+        """The state (B ...), as an episode begins where `is_first`."""
+        return State(*self.beginning.ready()(is_first, *state))
 
     def feat(self, state: State) -> Float[Tensor, "*lead F"]:
         """What heads read: memory and flat guess, joined."""
@@ -85,8 +99,12 @@ class RSSM(nn.Module):
         noise: Tensor,
     ) -> tuple[State, Tensor]:
         """(state before, action that followed it, what is seen now) → state now, statistics of its guess."""
-        deter, stoch, prev_action = (zero_where(is_first, x) for x in (*state, prev_action))
-        deter = self._advance(deter, stoch, prev_action)
+        return self._observe_step(self.beginning.ready(), state, prev_action, embed, is_first, noise)
+
+    def _observe_step(
+        self, blank: Blank, state: State, prev_action: Tensor, embed: Tensor, is_first: Tensor, noise: Tensor
+    ) -> tuple[State, Tensor]:
+        deter = self._advance(*blank(is_first, *state), zero_where(is_first, prev_action))
         stats = self.post(deter, embed)
         return State(deter, self.latent.sample(stats, noise)), stats
 
@@ -105,6 +123,9 @@ class RSSM(nn.Module):
             return core.forward(deter, self._flat(stoch), core.inputs(within_bounds(action)))[0]
 
         return advance
+
+    def _expected(self, deter: Tensor) -> Tensor:
+        return self.latent.mode(self.prior(deter))
 
     def _flat(self, stoch: Tensor) -> Tensor:
         return stoch.flatten(-len(self.latent.shape))
@@ -127,9 +148,9 @@ class RSSM(nn.Module):
         self, embed: Tensor, prev_action: Tensor, is_first: Tensor, start: State, noise: Tensor
     ) -> tuple[State, Tensor]:
         """`observe` for any parts: autograd finds the way back."""
-        state, states, stats = start, [], []
-        for t in range(embed.shape[1]):
-            state, stat = self.observe_step(state, prev_action[:, t], embed[:, t], is_first[:, t], noise[:, t])
+        blank, state, states, stats = self.beginning.ready(), start, [], []
+        for inputs in zip(*(x.unbind(1) for x in (prev_action, embed, is_first, noise)), strict=True):
+            state, stat = self._observe_step(blank, state, *inputs)
             states.append(state)
             stats.append(stat)
         return stack(states), torch.stack(stats, 1)
@@ -152,7 +173,7 @@ class RSSM(nn.Module):
         (the last one is never taken, but losses may ask for its state's value).
         """
         # Laid out for loops, a core is no longer seen by autograd.
-        advance = self._advance if torch.is_grad_enabled() or not self.by_hand else self._advance_in_loop()
+        advance = self._advance if torch.is_grad_enabled() or not self.core_by_hand else self._advance_in_loop()
         state, feats, actions = start, [self.feat(start)], []
         for t in range(latent_noise.shape[1]):
             actions.append(policy(feats[-1], action_noise[:, t]))
@@ -173,4 +194,4 @@ def within_bounds(action: Tensor) -> Tensor:
     return action / action.abs().clamp(min=1).detach()
 
 
-DYNAMICS = {"rssm": RSSMConfig}
+DYNAMICS = Registry({"rssm": RSSMConfig})

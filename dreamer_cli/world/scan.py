@@ -19,11 +19,7 @@ from dreamer_cli.nets.loops import Chain, Product, as_given
 from dreamer_cli.sections import section
 from dreamer_cli.shapes import Bool, Float
 from dreamer_cli.structs import State
-
-
-def zero_where(mask: Bool[Tensor, "*lead"], x: Tensor) -> Tensor:
-    """x (lead ...) with the rows of `mask` blanked: filled, so that not even NaN survives, without a host sync."""
-    return x.masked_fill(mask.reshape(*mask.shape, *[1] * (x.dim() - mask.dim())), 0)
+from dreamer_cli.world.beginnings import zero_where
 
 
 class PostLoop:
@@ -31,7 +27,7 @@ class PostLoop:
 
     def __init__(self, net: MLP, out: Linear, core: Any) -> None:
         first, *rest = net.layers
-        size = core.size
+        size = core.read_size
         by_deter, self.by_embed = first.linear.weight.split([size, first.linear.in_features - size], 1)
         self.read: Callable[[Tensor], Tensor] = core.read
         self.bias = first.linear.bias
@@ -91,7 +87,8 @@ class _Scan(torch.autograd.Function):
             first, by_core, by_post, by_latent = steps.pop()
             stats = latent.sample_backward(by_latent, by_stochs[t] + stoch).add_(by_stats[t])
             read, sight = post.backward(by_post, stats)
-            deter = deter + by_deters[t] + read
+            deter = deter + by_deters[t]
+            deter[:, : read.shape[1]] += read  # heads see the first numbers of a memory
             deter, flat, inputs = core.backward(by_core, deter)
             deter, stoch = zero_where(first, deter), zero_where(first, flat).view(stoch.shape)
             by_inputs.append(inputs)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from dreamer_cli.behaviour import actor_critic
-from dreamer_cli.behaviour.actor_critic import ActorCritic, BehaviourConfig
+from dreamer_cli.behaviour import slow_critics
+from dreamer_cli.behaviour.actor_critic import ActorCritic, ActorCriticConfig, Imagined
 from dreamer_cli.nets.transforms import symexp_bins
 from dreamer_cli.spaces import ActionPart
 from dreamer_cli.structs import Batch, State
@@ -26,7 +26,7 @@ SETTINGS = {
 @pytest.fixture(autouse=True)
 def _one_by_one(monkeypatch):
     """Networks without layers have no first product to share."""
-    monkeypatch.setattr(actor_critic, "read", lambda feat, *heads: [head(feat) for head in heads])
+    monkeypatch.setattr(slow_critics, "read", lambda feat, *heads: [head(feat) for head in heads])
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def known(reference) -> dict:
 def behaviour(bins: list[float], **settings) -> ActorCritic:
     """Networks whose layers are taken out: they read the logits off the features: 3 of the policy, 5 of each critic."""
     parts = (ActionPart("action", "discrete", (3,)),)
-    behaviour = ActorCritic(configure(BehaviourConfig, SETTINGS | settings), 13, parts)
+    behaviour = ActorCritic(configure(ActorCriticConfig, SETTINGS | settings), 13, 4, parts)
     eye = torch.eye(13)
     behaviour.actor.net = behaviour.critic.net = behaviour.slow_critic.net = torch.nn.Identity()
     behaviour.actor.out["0"].weight.data = eye[POLICY]
@@ -45,6 +45,11 @@ def behaviour(bins: list[float], **settings) -> ActorCritic:
         critic.output.linear.weight.data = eye[columns].clone()
         critic.output.bins = torch.tensor(bins)
     return behaviour
+
+
+def imagined(agent: ActorCritic, dream: Dream) -> Imagined:
+    """Losses on a dream, of which the actor is asked again."""
+    return agent.imagined(dream, lambda columns: agent.actor(dream.feat[:, columns].detach()))
 
 
 def features(known: dict) -> Tensor:
@@ -58,13 +63,18 @@ def dream(known: dict) -> Dream:
 
 
 def test_imagined(known, precision):
-    agent = behaviour(known["bins"], lam=known["lam"], entropy=known["actent"], slow_weight=known["slowreg"])
+    agent = behaviour(
+        known["bins"],
+        lam=known["lam"],
+        entropy=known["actent"],
+        slow_critic={"kind": "regulariser", "weight": known["slowreg"]},
+    )
     near(symexp_bins(5, reach=2.0).to(precision.dtype), known["bins"], precision.tolerance)
     feat = features(known)
     near(agent.critic(feat).mean, known["value_pred"], precision.tolerance)
     near(agent.slow_critic(feat).mean, known["slow_pred"], precision.tolerance)
     near(torch.stack([agent.return_scale.low, agent.return_scale.high]), known["retnorm_state_before"], 0)
-    learnt = agent.imagined(dream(known))
+    learnt = imagined(agent, dream(known))
     near(learnt.ret, known["ret"], precision.tolerance)
     near(agent.return_scale.scale, known["retnorm_scale"], precision.tolerance)
     near(learnt.losses["actor"], known["policy_loss"], precision.tolerance)
@@ -89,7 +99,7 @@ def test_replayed(known, reference, precision):
 def test_the_return_scale_divides_only_the_advantages(known):
     agent, scaled = behaviour(known["bins"], entropy=0.0), behaviour(known["bins"], entropy=0.0)
     scaled.return_scale.high.fill_(400.0)
-    plain, small = agent.imagined(dream(known)), scaled.imagined(dream(known))
+    plain, small = imagined(agent, dream(known)), imagined(scaled, dream(known))
     near(small.losses["actor"] * scaled.return_scale.scale, plain.losses["actor"], 1e-5)
     near(small.losses["critic"], plain.losses["critic"], 0)
     near(small.ret, plain.ret, 0)
@@ -101,8 +111,8 @@ def test_without_contdisc_the_discount_is_explicit(known):
     folded, explicit = behaviour(known["bins"]), behaviour(known["bins"], contdisc=False)
     assert (folded.cfg.cont_scale, explicit.cfg.cont_scale) == (gamma, 1.0)
     one = dream(known)
-    ours = folded.imagined(one._replace(cont=one.cont * gamma))
-    theirs = explicit.imagined(one)
+    ours = imagined(folded, one._replace(cont=one.cont * gamma))
+    theirs = imagined(explicit, one)
     near(ours.ret, theirs.ret, 1e-6)
     near(
         ours.losses["critic"] / gamma, theirs.losses["critic"], 1e-5
@@ -112,7 +122,7 @@ def test_without_contdisc_the_discount_is_explicit(known):
 def test_entropy_is_rewarded(known):
     feat = features(known)
     none, some = (behaviour(known["bins"], entropy=entropy) for entropy in (0.0, 0.5))
-    gain = none.imagined(dream(known)).losses["actor"] - some.imagined(dream(known)).losses["actor"]
+    gain = imagined(none, dream(known)).losses["actor"] - imagined(some, dream(known)).losses["actor"]
     weight = torch.tensor(known["weight"])[:, :3]
     near(gain, weight * 0.5 * none.actor(feat[:, :3]).entropy(), 1e-5)
 
@@ -121,7 +131,7 @@ def test_gradients_stay_where_they_belong(known, reference):
     agent = behaviour(known["bins"])
     feat = features(known).requires_grad_()
     cont, reward = (torch.tensor(known[key]).requires_grad_() for key in ("con", "rew"))
-    learnt = agent.imagined(dream(known)._replace(feat=feat, cont=cont, reward=reward))
+    learnt = imagined(agent, dream(known)._replace(feat=feat, cont=cont, reward=reward))
     learnt.losses["actor"].mean().backward(retain_graph=True)
     assert agent.actor.out["0"].weight.grad is not None
     assert agent.critic.output.linear.weight.grad is None
@@ -139,17 +149,17 @@ def test_gradients_stay_where_they_belong(known, reference):
 def test_at_first_nothing_is_known():
     """Zero kernels: values are exactly 0 and the losses those of a uniform guess."""
     parts = (ActionPart("action", "discrete", (6,)),)
-    agent = ActorCritic(configure(BehaviourConfig, {"horizon": 3, "critic": {"units": 8}}), 13, parts)
+    agent = ActorCritic(configure(ActorCriticConfig, {"horizon": 3, "critic": {"units": 8}}), 13, 4, parts)
     feat, action = torch.randn(4, 4, 13), torch.nn.functional.one_hot(torch.randint(6, (4, 4)), 6).float()
     cont = torch.rand(4, 4)
-    learnt = agent.imagined(Dream(feat, action, torch.zeros(4, 4), cont))
+    learnt = imagined(agent, Dream(feat, action, torch.zeros(4, 4), cont))
     assert not learnt.ret.any()
     near(learnt.losses["critic"], torch.cumprod(cont[:, :3], 1) * 2 * math.log(255), 1e-5)
     near(learnt.metrics["entropy/actor"], math.log(6), 1e-3)
 
 
 def test_the_slow_critic_follows_after_an_update(known):
-    agent = behaviour(known["bins"], slow_rate=0.25)
+    agent = behaviour(known["bins"], slow_critic={"kind": "regulariser", "rate": 0.25})
     slow, fast = (critic.output.linear.weight.clone() for critic in (agent.slow_critic, agent.critic))
     agent.after_update(torch.tensor(False))
     assert torch.equal(agent.slow_critic.output.linear.weight, slow)

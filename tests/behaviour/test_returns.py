@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dreamer_cli.behaviour.returns import lambda_return, replay_return, step_weights
+from dreamer_cli.behaviour.returns import RETURNS, lambda_return, replay_return, step_weights
 from tests.small import near
 
 
@@ -84,3 +84,57 @@ def test_replayed_returns_stop_at_episode_ends():
 
 def test_a_dream_that_begins_dead_weighs_nothing():
     assert not step_weights(torch.tensor([[0.0, 1.0, 1.0]]), gamma=0.9).any()
+
+
+def dream(known: dict) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Rewards, chances and values of one dream; what the last state earns and survives is never asked for."""
+    reward, cont = (torch.tensor([[*known[key], 123.0]]) for key in ("reward", "pcont"))
+    return reward, cont, torch.tensor([[*known["value"], known["bootstrap"]]])
+
+
+def test_own_reward_from_the_start(reference, precision):
+    """Dreamer V2: R_k belongs to s_k; the action in s_k is judged by R_{k+1} against v_k, with the weight of s_k."""
+    known = reference["lambda_return_v1_v2"]
+    credit = RETURNS["own_reward"]().build(1.0, known["lam"])(*dream(known))
+    assert (credit.valued, credit.acted) == (slice(0, 4), slice(0, 3))
+    near(credit.target[0], known["ret"], precision.tolerance)
+    near(credit.value_weight[0], known["v2_weight_from_disc"], precision.tolerance)
+    near(credit.ret[0], known["ret"][1:], precision.tolerance)
+    near(credit.base[0], known["value"][:3], precision.tolerance)
+    near(credit.weight[0], known["v2_weight_from_disc"][:3], precision.tolerance)
+
+
+def test_own_reward_without_the_start(reference, precision):
+    """Dreamer V1 leaves the start out: its reward, chance and value change nothing."""
+    known = reference["lambda_return_v1_v2"]
+    reward, cont, value = (torch.cat([torch.tensor([[55.0]]).to(x), x], 1) for x in dream(known))
+    credit = RETURNS["own_reward"](from_start=False).build(1.0, known["lam"])(reward, cont, value)
+    weight = known["v1_discount_weight_from_pcont(len H incl. last=0.9)"]
+    assert (credit.valued, credit.acted) == (slice(1, 5), slice(0, 4))
+    near(credit.target[0], known["ret"], precision.tolerance)
+    near(credit.ret[0], known["ret"], precision.tolerance)
+    near(credit.weight[0], weight, precision.tolerance)
+    near(credit.value_weight[0], weight, precision.tolerance)
+
+
+def test_an_explicit_discount_is_that_of_the_chances():
+    torch.manual_seed(0)
+    reward, cont, value = torch.randn(3, 2, 6)
+    cont = torch.sigmoid(cont)
+    for kind in RETURNS:
+        inside, outside = RETURNS[kind]().build(1.0, 0.9), RETURNS[kind]().build(0.8, 0.9)
+        folded, explicit = inside(reward, 0.8 * cont, value), outside(reward, cont, value)
+        near(folded.ret, explicit.ret, 1e-6)
+        near(folded.target, explicit.target, 1e-6)
+        ratio = folded.weight / explicit.weight
+        near(ratio, ratio[:, :1].expand_as(ratio), 1e-5)
+
+
+@pytest.mark.parametrize("kind", RETURNS)
+def test_only_what_the_actor_is_told_has_a_gradient(kind):
+    reward, cont, value = (torch.rand(2, 6, requires_grad=True) for _ in range(3))
+    credit = RETURNS[kind]().build(1.0, 0.9)(reward, cont, value)
+    assert credit.ret.requires_grad
+    assert not any(x.requires_grad for x in (credit.weight, credit.target, credit.value_weight))
+    assert credit.ret.shape == credit.base.shape == credit.weight.shape == value[:, credit.acted].shape
+    assert credit.target.shape == credit.value_weight.shape == value[:, credit.valued].shape

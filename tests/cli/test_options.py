@@ -152,7 +152,7 @@ def test_an_unknown_run_is_a_state_error_before_anything_loads(call, verb):
         ("trian", "Did you mean 'train'?"),
         ("runs lst", "Did you mean 'list'?"),
         ("evaluate", "RUN"),
-        ("evaluate mine --policy plan", "sample"),
+        ("evaluate mine --policy plans", "sample"),
         ("evaluate mine --output x.txt", ".json or .csv"),
         ("evaluate mine --checkpoint bset", "Did you mean 'best'?"),
         ("imagine mine --mode branches", "openloop"),

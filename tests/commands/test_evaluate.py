@@ -1,6 +1,7 @@
 """`dreamer evaluate`: exactly the episodes that were asked for, and nothing played in vain."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -82,3 +83,73 @@ def test_an_environment_with_other_spaces_is_refused(run, capsys):
     assert main(["evaluate", str(run), "--env", "Pendulum-v1", "-q"]) == 4
     assert "vector[4]" in (error := capsys.readouterr().err)
     assert "vector[3]" in error
+
+
+FEW = ["--plan", "candidates=6", "--plan", "elites=2", "--plan", "iterations=1", "--plan", "horizon=2"]
+
+
+def evaluated(capsys, *argv: str) -> dict:
+    """The document of an evaluation that went well."""
+    assert main(["evaluate", *argv, "--json", "-q"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_any_run_can_be_played_by_a_planner(run, capsys):
+    argv = [str(run), "--episodes", "2", "--policy", "plan", *FEW]
+    document = evaluated(capsys, *argv, "--versus", "random")
+    assert document["policy"] == "plan"
+    assert document["versus"]["policy"] == "random"
+    assert evaluated(capsys, *argv)["returns"] == document["returns"]
+    # Whoever has a critic can ask it what comes after the plan.
+    shooting = [
+        str(run),
+        "--episodes",
+        "1",
+        "--policy",
+        "plan",
+        "--plan",
+        "kind=random_shooting",
+        "--plan",
+        "horizon=1",
+    ]
+    evaluated(capsys, *shooting, "--plan", "candidates=4")
+    evaluated(capsys, *argv, "--plan", "bootstrap=true")
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["candidate=100"], "plan.candidate.*'candidates'"),
+        (["candidates=many"], "plan.candidates is 'many', but must be a whole number"),
+        (["candidates=1"], "plan.candidates is 1, but must be at least 2"),
+        (["candidates=50"], "elites is 100, but there are only 50 candidates"),
+        (["kind=cme"], "plan.kind is 'cme'.*Did you mean 'cem'"),
+        (["kind=random_shooting", "elites=3"], "plan.elites"),
+        (["candidates"], "--plan 'candidates' is no KEY=VALUE"),
+    ],
+)
+def test_settings_that_a_planner_has_not_are_refused_before_anything_is_played(run, monkeypatch, capsys, typed, said):
+    monkeypatch.setattr("dreamer_cli.commands.evaluate.play", lambda *_: pytest.fail("was played"))
+    options = [word for text in typed for word in ("--plan", text)]
+    assert main(["evaluate", str(run), "--policy", "plan", *options, "-q"]) == 2
+    assert re.search(said, capsys.readouterr().err.replace("\n", " "))
+
+
+def test_settings_of_a_planner_that_does_not_play_are_refused(run, capsys):
+    assert main(["evaluate", str(run), "--plan", "candidates=10", "-q"]) == 2
+    assert "--policy plan" in capsys.readouterr().err
+
+
+def test_a_run_that_plans_brings_its_own_planner(tmp_path, capsys):
+    path = tmp_path / "run"
+    settings = {"behaviour.kind": "random_shooting", "behaviour.horizon": 2, "behaviour.candidates": 5}
+    typed = [word for key, value in settings.items() for word in ("-s", f"{key}={value}")]
+    train = ["train", "-e", "Pendulum-v1", "-p", "debug", *typed, "-s", "env.max_episode_steps=20", "--steps", "20"]
+    assert main([*train, "--run-dir", str(path), "-q"]) == 0
+    capsys.readouterr()
+    argv = [str(path), "--episodes", "1"]
+    own = evaluated(capsys, *argv, "--policy", "mode")
+    assert evaluated(capsys, *argv, "--policy", "plan")["returns"] == own["returns"]
+    assert evaluated(capsys, *argv, "--policy", "plan", "--plan", "candidates=20")["returns"] != own["returns"]
+    assert main(["evaluate", *argv, "--policy", "plan", "--plan", "kind=cem", "--plan", "bootstrap=true", "-q"]) == 2
+    assert "no critic" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,13 +15,18 @@ import torch
 
 from dreamer_cli import formats, frozen, parity
 from dreamer_cli.agent import Agent
+from dreamer_cli.behaviour.contract import BEHAVIOURS
 from dreamer_cli.commands import export
 from dreamer_cli.envs.make import EnvConfig, make_env
 from dreamer_cli.errors import EnvError, UsageError
-from dreamer_cli.interface import example_source, sources_of
+from dreamer_cli.interface import describe, example_source, sources_of
 from dreamer_cli.requests import ExportRequest
+from dreamer_cli.spaces import EnvSpec
 from dreamer_cli.structs import Carry, State
+from dreamer_cli.world.model import WorldConfig
 from tests.commands.tiny import CARTPOLE, QUIET, export_tiny, garage, tiny_agent
+from tests.golden import configure
+from tests.small import BEHAVIOUR, CARDS, CONTINUOUS, UNEQUAL, VECTOR, WORLD
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -303,3 +309,120 @@ def test_weights_too_large_for_one_file_get_their_own_and_are_replaced_together(
 def test_a_second_pt2_replaces_the_first(cartpole_agent, tmp_path):
     first = export_tiny(cartpole_agent, tmp_path / "agent.pt2", format="pt2", verify=False)
     assert export_tiny(cartpole_agent, tmp_path / "agent.pt2", format="pt2").paths == first.paths
+
+
+# ── other members of the family ─────────────────────────────────────────────────────────────────────────────
+
+TURN = replace(CONTINUOUS, low=(-2.0, -2.0), high=(2.0, 2.0), shape=(2,))
+MIXED = EnvSpec({"speed": VECTOR, "cards": CARDS}, (UNEQUAL, TURN))
+CEM = {"horizon": 2, "candidates": 12, "elites": 3, "iterations": 2}
+GAUSSIAN, LSTM = {"kind": "gaussian", "size": 5}, {"kind": "lstm", "units": 6, "hidden": 5}
+
+
+def relative(spec: EnvSpec = MIXED, core=None, latent=None, behaviour=("actor_critic", BEHAVIOUR), **world) -> Agent:
+    """An agent with other parts than the default; heads that start at zero are shaken."""
+    torch.manual_seed(0)
+    parts = {name: part for name, part in (("core", core), ("latent", latent)) if part}
+    dynamics = WORLD["dynamics"] | parts | world.pop("dynamics", {})
+    kind, settings = behaviour
+    settings = configure(BEHAVIOURS[kind], settings)
+    agent = Agent(configure(WorldConfig, WORLD | {"dynamics": dynamics} | world), settings, spec)
+    agent.eval().requires_grad_(False)
+    for value in agent.parameters():
+        if not value.any():
+            value.normal_(std=0.3)
+    return agent
+
+
+def noisy(settings: dict) -> dict:
+    """With an explorer, which must stay behind."""
+    return settings | {"explorer": {"kind": "action_noise", "epsilon": 0.1}}
+
+
+RELATIVES = {
+    "gaussian": {"latent": GAUSSIAN},
+    "lstm": {"core": LSTM},
+    "endless": {"cont": {"kind": "always"}},
+    "learned beginning": {"dynamics": WORLD["dynamics"] | {"initial": "learned"}},
+    "actor with explorer": {"behaviour": ("actor_critic", noisy(BEHAVIOUR))},
+    "preview": {"objective": {"kind": "contrast"}, "preview": True},
+    "no decoder": {"objective": {"kind": "contrast"}},
+    "planner": {"latent": GAUSSIAN, "core": LSTM, "cont": {"kind": "always"}, "behaviour": ("cem", noisy(CEM))},
+    "planner of classes": {"behaviour": ("cem", CEM)},
+    "shooting": {"behaviour": ("random_shooting", {"horizon": 2, "candidates": 8})},
+}
+
+
+@pytest.mark.parametrize("name", RELATIVES)
+def test_every_member_of_the_family_is_exported(name, tmp_path):
+    """As weights: parts of the agent, put together from files, do what the agent does."""
+    agent, form = relative(**RELATIVES[name]), formats.Safetensors()
+    parts, path = frozen.frozen(agent, "all"), tmp_path / "agent.safetensors"
+    form.write(parts, {part.name: path for part in parts}, {})
+    recording = parity.record(agent, parity.invented(agent.spec, np.random.default_rng(0)), steps=6)
+    for part in parts:
+        result = parity.compare(part, form.runner(part, path), recording[part.name])
+        assert (result.max_abs_error, result.ties) == (0, 0)
+    interface = describe(parts, agent.seen, {}, "safetensors")
+    ports = {port["name"]: port for port in (*interface["inputs"]["policy"], *interface["outputs"]["policy"])}
+    state = agent.initial(1).state
+    assert ports["deter"]["shape"] == ports["next_deter"]["shape"] == ["batch", *state.deter.shape[1:]]
+    assert ports["stoch"]["shape"] == ports["next_stoch"]["shape"] == ["batch", *state.stoch.shape[1:]]
+    kind = agent.world.dynamics.latent.noise_kind
+    assert ports["latent_noise"]["draw"] == [{"distribution": kind, "columns": [0, state.stoch.shape[-1]]}]
+    shown = {port.get("key") for port in interface["outputs"]["world"] if port["role"] == "observation"}
+    assert shown == (set() if name == "no decoder" else {"speed", "cards"})
+
+
+def test_weights_of_the_policy_are_those_that_deciding_takes():
+    for name, needed in (
+        ("actor with explorer", {"world.encoder", "world.dynamics", "behaviour.actor"}),
+        ("planner", {"world.encoder", "world.dynamics", "world.reward"}),
+    ):
+        module = frozen.policy_part(relative(**RELATIVES[name])).module
+        assert {".".join(key.split(".")[:2]) for key in module.state_dict()} == needed
+    module = frozen.world_part(relative(**RELATIVES["preview"])).module
+    parts = {".".join(key.split(".")[:2]) for key in module.state_dict()}
+    assert parts == {"world.dynamics", "world.reward", "world.cont", "world.preview"}
+
+
+def test_noise_of_a_planner_is_described_and_never_zero():
+    agent = relative(**RELATIVES["planner"])
+    interface = describe(frozen.frozen(agent, "policy"), agent.seen, {}, "onnx", policy="mode")
+    assert interface["eval_policy"] == "sample", "zeros would make all plans alike"
+    (noise,) = (port for port in interface["inputs"]["policy"] if port["name"] == "action_noise")
+    # Rounds, steps, candidates; seven classes, two numbers, and a guess of five: nothing of the explorer.
+    assert noise["shape"] == ["batch", 2, 2, 12, 14]
+    assert noise["draw"] == [
+        {"distribution": "gumbel", "columns": [0, 7]},
+        {"distribution": "normal", "columns": [7, 9]},
+        {"distribution": "normal", "columns": [9, 14]},
+    ]
+    (kept,) = (port for port in interface["outputs"]["policy"] if port["role"] == "kept")
+    assert kept["shape"] == ["batch", 2, 3]
+
+
+def test_a_planner_with_another_reward_does_not_pass():
+    agent = relative(**RELATIVES["planner"])
+    part = frozen.policy_part(agent)
+    feeds = parity.record(agent, parity.invented(agent.spec, np.random.default_rng(0)), steps=6)["policy"]
+    assert parity.compare(part, lambda feed: formats.run_module(part.module, part, feed), feeds).passed
+    other = frozen.policy_part(relative(**RELATIVES["planner"]))
+    for value in other.module.world.reward.parameters():
+        value += 0.3 * torch.randn(value.shape, generator=torch.Generator().manual_seed(1))
+    result = parity.compare(part, lambda feed: formats.run_module(other.module, part, feed), feeds)
+    assert not result.passed
+    assert result.worst == "kept", "the states are right, and so is what follows from the plans that were kept"
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("format", ["onnx", "pt2"])
+@pytest.mark.parametrize("name", ["planner", "planner of classes", "shooting", "lstm"])
+def test_graphs_of_the_family_do_what_the_agents_do(name, format, tmp_path):
+    exported = export_tiny(relative(**RELATIVES[name]), tmp_path, part="all", format=format)
+    assert exported.parity is not None
+    assert exported.parity.passed
+    # A reader without dreamer answers with it, and dreams on.
+    done = subprocess.run([sys.executable, str(tmp_path / "example.py")], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("step") == 20 + 15

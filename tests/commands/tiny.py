@@ -8,18 +8,18 @@ import torch
 from gymnasium import spaces
 
 from dreamer_cli.agent import Agent
-from dreamer_cli.behaviour.actor_critic import BehaviourConfig
+from dreamer_cli.behaviour.actor_critic import ActorCriticConfig
 from dreamer_cli.commands import export
 from dreamer_cli.envs.make import EnvConfig
 from dreamer_cli.envs.wrappers import DreamerEnv
-from dreamer_cli.nets.heads import ActorConfig, BernoulliConfig, HeadConfig
+from dreamer_cli.nets.actors import ActorConfig
+from dreamer_cli.nets.heads import BernoulliConfig, HeadConfig
 from dreamer_cli.report import Reporter
 from dreamer_cli.spaces import EnvSpec
-from dreamer_cli.world.coders import CoderConfig
+from dreamer_cli.world.coders import DecoderConfig, EncoderConfig
 from dreamer_cli.world.cores import BlockGRUConfig
 from dreamer_cli.world.latents import CategoricalConfig
 from dreamer_cli.world.model import WorldConfig
-from dreamer_cli.world.objectives import ReconstructConfig
 from dreamer_cli.world.rssm import RSSMConfig
 
 QUIET = Reporter(quiet=True)
@@ -67,16 +67,15 @@ def garage(keys: int = 3) -> DreamerEnv:
 def tiny_agent(spec: EnvSpec) -> Agent:
     """Two thousand times smaller than the default; heads that start at zero are shaken, or nothing could differ."""
     torch.manual_seed(0)
-    coder = CoderConfig(depth=4, units=16, layers=1, blocks=4)
     core, latent = BlockGRUConfig(units=32, hidden=16, blocks=4), CategoricalConfig(groups=4, classes=4)
     world = WorldConfig(
         dynamics=RSSMConfig(core=core, latent=latent, hidden=16),
-        encoder=coder,
-        objective=ReconstructConfig(decoder=coder),
+        encoder=EncoderConfig(depth=4, units=16, layers=1),
+        decoder=DecoderConfig(depth=4, units=16, layers=1, blocks=4),
         reward=HeadConfig(units=16),
         cont=HeadConfig(units=16, output=BernoulliConfig()),
     )
-    behaviour = BehaviourConfig(actor=ActorConfig(units=16, layers=1, scale=1.0), critic=HeadConfig(units=16))
+    behaviour = ActorCriticConfig(actor=ActorConfig(units=16, layers=1, scale=1.0), critic=HeadConfig(units=16))
     agent = Agent(world, behaviour, spec).eval().requires_grad_(False)
     for value in agent.parameters():
         if not value.any():

@@ -9,14 +9,17 @@ from torch import Tensor
 from dreamer_cli.nets.distributions import (
     Bernoulli,
     BoundedNormal,
+    Certain,
     Grouped,
     Joint,
     OneHot,
+    SymlogTwoHot,
     TwoHot,
+    UnitNormal,
     categorical_kl,
     gumbel,
 )
-from dreamer_cli.nets.transforms import symexp_bins
+from dreamer_cli.nets.transforms import symexp_bins, symlog_bins
 from tests import golden
 from tests.small import near
 
@@ -167,6 +170,44 @@ def test_two_hot_learns_numbers_of_any_size(bins):
     near(logits.grad, torch.zeros(5, bins), 1e-9)
 
 
+def test_two_hot_of_2023(reference, precision):
+    known = reference["twohot_255_v3_2023_symlog_space"]
+    index = torch.arange(255.0)
+    logits = torch.sin(0.1 * index) + 0.01 * (index - 127) * (index % 3)
+    bins = symlog_bins(255).to(precision.dtype)
+    near(SymlogTwoHot(logits, bins).mean, known["pred_test_logits"], precision.tolerance)
+    target = torch.tensor([row["value"] for row in known["rows"]])
+    expected = [row["loss_with_test_logits"] for row in known["rows"]]
+    near(SymlogTwoHot(logits.expand(len(target), -1), bins).loss(target), expected, precision.tolerance)
+    assert SymlogTwoHot(torch.zeros(2, 255), bins).mean.tolist() == [0, 0]
+
+
+def test_two_hots_of_both_years_differ_between_bins():
+    """Half of either neighbour: the mean of the numbers now, what the mean symlog stands for then."""
+    logits = torch.full((255,), -1e9).index_fill(0, torch.tensor([140, 141]), 0.0)
+    now, then = TwoHot(logits, symexp_bins(255).float()).mean, SymlogTwoHot(logits, symlog_bins(255).float()).mean
+    low, high = (math.expm1(20 * i / 127) for i in (13, 14))
+    near(now, (low + high) / 2, 1e-5)
+    near(then, math.expm1(20 * 13.5 / 127), 1e-5)
+
+
+def test_normal_of_deviation_one(precision):
+    dist = UnitNormal(torch.tensor([1.0, -2.0, 0.5], requires_grad=True))
+    target = torch.tensor([1.0, 1.0, 0.0])
+    loss = dist.loss(target)
+    near(loss, [0.0, 4.5, 0.125], 0)  # half of 0², 3², ½²
+    constant = 0.5 * math.log(2 * math.pi)
+    near(loss + constant, -torch.distributions.Normal(dist.mean, 1.0).log_prob(target), precision.tolerance)
+    (grad,) = torch.autograd.grad(loss.sum(), dist.mean)
+    near(grad, [0.0, -3.0, 0.5], 0)
+
+
+def test_what_is_certain_cannot_be_wrong():
+    dist = Certain(torch.randn(2, 3, dtype=torch.bfloat16))
+    assert torch.equal(dist.mean, torch.ones(2, 3))
+    assert torch.equal(dist.loss(torch.rand(2, 3)), torch.zeros(2, 3))
+
+
 def test_continue_loss(reference, precision):
     known = reference["cont_loss"]
     dist = Bernoulli(torch.tensor(known["logit"]))
@@ -181,4 +222,6 @@ def test_half_precision_outputs_become_float32():
     assert OneHot(x, 0.01).log_probs.dtype == torch.float32
     assert BoundedNormal(x, x).std.dtype == torch.float32
     assert TwoHot(x, symexp_bins(5).float()).loss(torch.zeros(2)).dtype == torch.float32
+    assert SymlogTwoHot(x, symlog_bins(5).float()).loss(torch.zeros(2).bfloat16()).dtype == torch.float32
+    assert UnitNormal(x).loss(x).dtype == torch.float32
     assert Bernoulli(x).loss(x).dtype == torch.float32

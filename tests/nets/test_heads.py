@@ -1,25 +1,27 @@
-"""Heads and actors; every output through the same contract."""
+"""Heads; every output through the same contract."""
 
+import copy
 import math
 
 import pytest
 import torch
 
-from dreamer_cli.nets.distributions import BoundedNormal
-from dreamer_cli.nets.heads import OUTPUTS, Actor, ActorConfig, HeadConfig
-from dreamer_cli.spaces import ActionPart
+from dreamer_cli.nets.bricks import BRICKS
+from dreamer_cli.nets.copies import frozen
+from dreamer_cli.nets.heads import CONTS, OUTPUTS, AlwaysConfig, BernoulliConfig, HeadConfig, NormalConfig, read
 from tests.small import near
 
-UNEQUAL = (3, 2, 2, 5)  # neighbours with equally many classes, and others
 
-
+@pytest.mark.parametrize("bricks", BRICKS)
 @pytest.mark.parametrize("kind", OUTPUTS)
-def test_output_contract(kind):
+def test_output_contract(kind, bricks):
     torch.manual_seed(0)
-    head = HeadConfig(layers=1, units=8, output=OUTPUTS[kind]()).build(6)
-    dist = head(torch.randn(2, 5, 6))
+    head = HeadConfig(layers=1, units=8, bricks=bricks, output=OUTPUTS[kind]()).build(6)
+    feat = torch.randn(2, 5, 6)
+    dist = head(feat)
     loss = dist.loss(torch.rand(2, 5))
     assert dist.mean.shape == loss.shape == (2, 5)
+    assert torch.equal(dist.mean, head(feat).mean)
     assert bool((loss >= 0).all())
     loss.mean().backward()
     assert all(p.grad is not None for p in head.parameters())
@@ -40,62 +42,120 @@ def test_outputs_learn_a_number(kind):
     near(head(x).mean, y, 0.05)
 
 
-def test_two_hot_head_starts_at_exactly_zero():
-    dist = HeadConfig(units=8).build(6)(torch.randn(20, 6))
+@pytest.mark.parametrize("bricks", BRICKS)
+@pytest.mark.parametrize("kind", ["two_hot", "two_hot_symlog"])
+def test_two_hot_head_starts_at_exactly_zero(kind, bricks):
+    dist = HeadConfig(units=8, bricks=bricks, output=OUTPUTS[kind]()).build(6)(torch.randn(20, 6))
     assert not dist.mean.any()
     near(dist.loss(torch.randn(20)), torch.full((20,), math.log(255)), 1e-6)
 
 
-def actor(*parts: ActionPart, **settings: float) -> Actor:
+@pytest.mark.parametrize("kind", ["normal", "bernoulli"])
+def test_other_heads_start_with_an_opinion(kind):
+    head = HeadConfig(units=64, output=OUTPUTS[kind]()).build(6)
+    near(head.output.linear.weight.std(), 1 / 8, 0.1)  # 1 / sqrt(64)
+    assert head(torch.randn(20, 6)).mean.std() > 0.01
+
+
+@pytest.mark.parametrize("kind", OUTPUTS)
+def test_means_carry_gradients_to_the_states(kind):
+    """Actors of earlier generations learn through them, even from heads that are held fixed."""
     torch.manual_seed(0)
-    return ActorConfig(layers=1, units=8, **settings).build(6, parts)
+    head = HeadConfig(units=8, output=OUTPUTS[kind]()).build(6)
+    for p in head.parameters():
+        p.data += 0.1 * torch.randn_like(p)
+    feat = torch.randn(4, 6, requires_grad=True)
+    with frozen(head):
+        mean = head(feat).mean
+    mean.sum().backward()
+    assert bool(feat.grad.isfinite().all())
+    assert bool(feat.grad.any(-1).all())
+    assert all(p.grad is None for p in head.parameters())
 
 
-def test_unequal_multi_discrete():
-    """Grouping neighbours must not change what each entry says."""
-    policy = actor(ActionPart("a", "discrete", UNEQUAL), scale=1.0, unimix=0.0)
-    feat = torch.randn(50, 6)
-    dist = policy(feat)
-    action = dist.sample(torch.randn(50, sum(UNEQUAL)))
-    entries = policy.out["0"](policy.net(feat)).split(UNEQUAL, -1)
-    categoricals = [torch.distributions.OneHotCategorical(logits=logits) for logits in entries]
-    chosen = action.split(UNEQUAL, -1)
-    assert all(torch.equal(x.sum(-1), torch.ones(50)) and x.max() == 1 for x in chosen)
-    near(dist.log_prob(action), sum(c.log_prob(x) for c, x in zip(categoricals, chosen, strict=True)), 1e-5)
-    near(dist.entropy(), sum(c.entropy() for c in categoricals), 1e-5)
-    assert torch.equal(dist.mode, torch.cat([c.mode for c in categoricals], -1))
+def test_a_head_may_always_say_yes():
+    head = AlwaysConfig().build(6)
+    assert not list(head.parameters())
+    assert not head.state_dict()
+    for dtype in (torch.bfloat16, torch.float32, torch.float64):
+        feat = torch.randn(2, 5, 6, dtype=dtype, requires_grad=True)
+        dist = head(feat)
+        wanted = torch.float64 if dtype == torch.float64 else torch.float32
+        for x, value in ((dist.mean, 1.0), (dist.loss(torch.rand(2, 5)), 0.0)):
+            assert torch.equal(x, torch.full((2, 5), value, dtype=wanted))
+        # Beside others, nothing of it disturbs a backward pass.
+        (dist.loss(torch.rand(2, 5)).mean() + (dist.mean * feat.sum(-1)).sum()).backward()
+        assert torch.equal(feat.grad, torch.ones_like(feat))
 
 
-def test_several_parts_stand_in_their_columns():
-    parts = (
-        ActionPart("a", "continuous", size=2),
-        ActionPart("b", "discrete", (3,)),
-        ActionPart("c", "continuous", size=1),
-    )
-    policy = actor(*parts, scale=1.0, unimix=0.0)
-    feat, noise = torch.randn(9, 6), torch.randn(9, 6)
-    dist, x = policy(feat), policy.net(feat)
-    first = BoundedNormal(policy.out["0_mean"](x), policy.out["0_std"](x))
-    last = BoundedNormal(policy.out["2_mean"](x), policy.out["2_std"](x))
-    action = dist.sample(noise)
-    near(action[:, :2], first.sample(noise[:, :2]), 1e-6)
-    near(action[:, 5:], last.sample(noise[:, 5:]), 1e-6)
-    assert torch.equal(action[:, 2:5].sum(-1), torch.ones(9))
-    expected = first.log_prob(action[:, :2]) + last.log_prob(action[:, 5:])
-    expected = expected + torch.log_softmax(policy.out["1"](x), -1)[action[:, 2:5].bool()]
-    near(dist.log_prob(action), expected, 1e-5)
+@pytest.mark.parametrize("kind", CONTS)
+def test_continue_heads(kind):
+    settings = CONTS[kind](output=BernoulliConfig()) if kind == "head" else CONTS[kind]()
+    dist = settings.build(6)(torch.randn(3, 6))
+    assert dist.mean.shape == dist.loss(torch.ones(3)).shape == (3,)
+    assert bool(((dist.mean > 0) & (dist.mean <= 1)).all())
 
 
-def test_a_fresh_policy_is_almost_uniform():
-    dist = actor(ActionPart("a", "discrete", (18,)))(torch.randn(100, 6))
-    near(dist.entropy(), torch.full((100,), math.log(18)), 1e-3)
-    dist = actor(ActionPart("a", "continuous", size=6))(torch.randn(100, 6))
-    near(dist.entropy(), torch.full((100,), 7.833), 1e-2)
-    near(dist.parts[0][1].std, torch.full((100, 6), 0.893), 1e-2)
+# What a first layer has, or has not, decides whether it joins the others'.
+def heads(*bricks: str | None) -> list[torch.nn.Module]:
+    torch.manual_seed(0)
+    made = [HeadConfig(units=8, layers=2, bricks=b, output=NormalConfig()) if b else AlwaysConfig() for b in bricks]
+    return [settings.build(6) for settings in made]
 
 
-def test_unimix_keeps_every_action_possible():
-    policy = actor(ActionPart("a", "discrete", (4,)), unimix=0.01, scale=1e4)
-    action = torch.nn.functional.one_hot(torch.arange(4).repeat(25), 4).float()
-    log_prob = policy(torch.randn(100, 6)).log_prob(action)
-    near(log_prob.min(), math.log(0.01 / 4), 1e-5)
+@pytest.mark.parametrize(
+    "bricks",
+    [
+        ("rms_silu", "rms_silu"),
+        ("elu", "relu", "rms_silu"),
+        ("ln_silu", "ln_silu"),
+        ("rms_silu", None),
+        (None, "elu", "ln_silu", None, "elu"),
+        ("rms_silu",),
+        (None,),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("fixed", [False, True])
+def test_reading_together_is_reading_one_after_the_other(bricks, fixed):
+    """In value, and in gradients of states and weights."""
+    together, apart = heads(*bricks), heads(*bricks)
+    found = []
+    for group, say in ((together, read), (apart, lambda feat, *heads: [head(feat) for head in heads])):
+        feat = torch.randn(3, 4, 6, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        with frozen(*group[: int(fixed)]):
+            said = say(feat, *group)
+        total = sum((i + 2) * (one.mean + one.loss(feat[..., 0].detach())).sum() for i, one in enumerate(said))
+        if total.requires_grad:
+            total.backward()
+        weights = [p.grad for head in group for p in head.parameters()]
+        found.append([*(one.mean for one in said), feat.grad, *weights])
+    for one, other in zip(*found, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None:
+            near(one, other.detach(), 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("bricks", "joins"), [("rms_silu", True), ("ln_silu", False), ("elu", True), ("relu", True), (None, False)]
+)
+def test_who_joins(bricks, joins):
+    (head,) = heads(bricks)
+    assert head.joins == copy.deepcopy(head).joins == joins
+
+
+@pytest.mark.parametrize(
+    ("bricks", "layers", "units", "feat", "count"),
+    [
+        ("relu", 3, 300, 230, 250_201),
+        ("elu", 2, 400, 230, 253_201),
+        ("elu", 3, 400, 230, 413_601),
+        ("elu", 4, 400, 1624, 1_131_601),
+        ("elu", 4, 400, 1224, 971_601),
+    ],
+    ids=["planet-reward", "v1-reward", "v1-value", "v2-atari", "v2-dmc"],
+)
+def test_parameter_counts_of_earlier_generations(bricks, layers, units, feat, count):
+    with torch.device("meta"):
+        head = HeadConfig(layers=layers, units=units, bricks=bricks, output=NormalConfig()).build(feat)
+    assert sum(p.numel() for p in head.parameters()) == count

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dreamer_cli.nets.normalizers import RETURN_SCALES, PercentileConfig
+from dreamer_cli.nets.normalizers import RETURN_SCALES, NoScaleConfig, PercentileConfig
 from tests.small import near
 
 
@@ -39,3 +39,10 @@ def test_small_returns_are_not_blown_up():
     scale = PercentileConfig(rate=1.0).build()
     scale.update(torch.linspace(0, 0.1, 50))
     assert scale.scale == 1
+
+
+def test_returns_may_be_left_as_they_are():
+    scale = NoScaleConfig().build()
+    scale.update(torch.linspace(-1e3, 1e3, 50))
+    assert scale.scale == 1
+    assert not scale.state_dict()

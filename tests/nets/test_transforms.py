@@ -5,7 +5,15 @@ import math
 import pytest
 import torch
 
-from dreamer_cli.nets.transforms import symexp, symexp_bins, symlog, two_hot
+from dreamer_cli.nets.transforms import (
+    lower_quantile,
+    normal_cdf,
+    symexp,
+    symexp_bins,
+    symlog,
+    symlog_bins,
+    two_hot,
+)
 from tests.small import near
 
 
@@ -33,9 +41,16 @@ def test_bins(reference, precision):
     near(symexp_bins(4).to(precision.dtype), known["bins_4"], precision.tolerance)
 
 
+def test_bins_in_symlog_space():
+    near(symlog_bins(5), [-20.0, -10.0, 0.0, 10.0, 20.0], 1e-15)
+    near(symlog_bins(4), [-20.0, -20 / 3, 20 / 3, 20.0], 1e-15)
+    near(symlog_bins(255), symlog(symexp_bins(255)), 1e-12)  # odd counts: the same bins
+
+
+@pytest.mark.parametrize("make", [symexp_bins, symlog_bins])
 @pytest.mark.parametrize("count", [4, 5, 254, 255])
-def test_bins_are_antisymmetric_and_ascend(count):
-    bins = symexp_bins(count).float()
+def test_bins_are_antisymmetric_and_ascend(count, make):
+    bins = make(count).float()
     assert torch.equal(bins, -bins.flip(0)), "a mirrored half, so that uniform predictions are exactly 0"
     assert bool((bins.diff() >= 0).all())
     assert len(bins) == count
@@ -58,6 +73,19 @@ def test_two_hot_decodes_to_the_target(reference, precision):
     near(decoded, [row["decode_of_target"] for row in rows], precision.tolerance)
 
 
+def test_two_hot_in_symlog_space(reference):
+    rows = reference["twohot_255_v3_2023_symlog_space"]["rows"]
+    values, bins = torch.tensor([row["value"] for row in rows], dtype=torch.float64), symlog_bins(255)
+    below, above, weight = two_hot(symlog(values), bins)
+    between = [i for i, row in enumerate(rows) if 1e-9 < row["w_above"] < 1 - 1e-9 and row["below"] != row["above"]]
+    assert len(between) == 9  # which neighbours a number on a bin has is a matter of rounding
+    for i in between:
+        assert (below[i], above[i]) == (rows[i]["below"], rows[i]["above"]), rows[i]
+        near(weight[i], rows[i]["w_above"], 1e-10)
+    decoded = symexp((1 - weight) * bins[below] + weight * bins[above])
+    near(decoded, [row["decode_of_target"] for row in rows], 1e-10)
+
+
 def test_two_hot_keeps_any_shape():
     below, above, weight = two_hot(torch.randn(2, 3, 4).transpose(0, 2), symexp_bins(5).float())
     assert below.shape == above.shape == weight.shape == (4, 3, 2)
@@ -68,3 +96,36 @@ def test_two_hot_keeps_any_shape():
 def test_two_hot_takes_nothing_that_is_not_finite_for_a_number(number):
     _, _, weight = two_hot(torch.tensor([1.0, number, 1e30]), symexp_bins(255).float())
     assert weight.isnan().tolist() == [False, True, False]
+
+
+def test_the_normal_distribution_in_its_lower_tail(precision):
+    """Where 1 - Φ(-x) would have no digit left; libraries that form it so say 0 at -6 in float32."""
+    x = torch.linspace(-8, 2, 101)
+    expected = torch.tensor([0.5 * math.erfc(-one / math.sqrt(2)) for one in x.tolist()])
+    torch.testing.assert_close(normal_cdf(x), expected, rtol=precision.tolerance, atol=0)
+    near(normal_cdf(torch.tensor([0.0, 1.0])), [0.5, 0.8413447460685429], precision.tolerance)
+
+
+def test_lower_quantile(precision):
+    """Seven digits, whatever the precision; both pieces, and where they meet."""
+    chance = torch.cat([torch.logspace(-10.8, math.log10(0.5), 500), torch.tensor([0.0749999, 0.0750001, 0.5])])
+    near(lower_quantile(chance), torch.special.ndtri(chance.double()), 3e-6)
+    near(lower_quantile(torch.tensor([0.5, 0.158655253931457, 0.0227501319481792])), [0.0, -1.0, -2.0], 1e-6)
+    x = torch.linspace(-6, 0, 100)
+    near(lower_quantile(normal_cdf(x)), x, 3e-6)
+
+
+def test_lower_quantile_ends_somewhere():
+    chance = torch.tensor([0.0, 1e-40, 1e-12], requires_grad=True)
+    low = lower_quantile(chance)
+    assert torch.equal(low, low[:1].expand(3)), "one number for all that is less likely"
+    near(low[0], -6.66, 1e-3)
+    low.sum().backward()
+    assert bool(chance.grad.isfinite().all())
+
+
+def test_the_slope_of_a_quantile_is_one_over_the_density():
+    chance = torch.tensor([1e-8, 1e-3, 0.05, 0.1, 0.4], dtype=torch.float64, requires_grad=True)
+    x = lower_quantile(chance)
+    (slope,) = torch.autograd.grad(x.sum(), chance)
+    torch.testing.assert_close(slope, math.sqrt(2 * math.pi) * torch.exp(x.detach() ** 2 / 2), rtol=1e-5, atol=0)

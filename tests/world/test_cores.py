@@ -1,15 +1,12 @@
 """Memories: known answers for the block GRU, and every core through the same contract."""
 
-import json
-
 import pytest
 import torch
-from pydantic import TypeAdapter
+from torch import Tensor
 
 from dreamer_cli.world.cores import CORES, BlockGRU, BlockGRUConfig
 from tests.small import near, refused
-
-TINY = {"block_gru": {"units": 8, "hidden": 4, "blocks": 2, "layers": 2}}
+from tests.world.contract import CORE_SPECS, SMALL, A, make_core
 
 
 @pytest.fixture
@@ -57,27 +54,62 @@ def test_the_reference_mixes_by_its_gates(known):
     near(update * cand + (1 - update) * old, known["new_deter"], 1e-6)
 
 
-@pytest.mark.parametrize("kind", CORES)
-def test_contract(kind):
+def inputs(core, rows: int = 5) -> tuple[Tensor, Tensor, Tensor]:
+    torch.manual_seed(1)
+    return torch.randn(rows, core.size).tanh(), torch.randn(rows, 6), torch.randn(rows, A)
+
+
+@pytest.fixture(params=CORE_SPECS)
+def core(request):
     torch.manual_seed(0)
-    core = TypeAdapter(CORES[kind]).validate_json(json.dumps(TINY.get(kind, {}))).build(stoch=6, action=3)
-    deter = torch.zeros(5, core.size)
-    stoch, action = torch.randn(5, 6, requires_grad=True), torch.randn(5, 3, requires_grad=True)
+    return make_core(request.param)
+
+
+def test_contract(core):
+    deter, stoch, action = (x.requires_grad_() for x in inputs(core))
     new = core(deter, stoch, action)
     assert new.shape == deter.shape
     assert torch.equal(new, core(deter, stoch, action))
-    assert core.read(new).shape[0] == 5
-    assert core.read(new).shape[1] <= core.size
     near(core(deter[:2], stoch[:2], action[:2]), new[:2], 1e-6)  # rows know nothing of each other
     core.read(core(new, stoch, action)).square().sum().backward()
-    assert all(bool(p.grad.any()) for p in core.parameters())
-    assert bool(stoch.grad.any())
-    assert bool(action.grad.any())
-    with torch.no_grad():
-        for _ in range(100):
-            new = core(new, stoch, action)
-    assert bool(new.isfinite().all())
-    assert new.abs().max() < 100, "a memory that stays bounded"
+    assert all(bool(x.grad.any()) for x in (*core.parameters(), deter, stoch, action))
+
+
+def test_heads_see_the_first_numbers_of_a_memory(core):
+    deter = inputs(core)[0]
+    assert core.read_size == SMALL["units"] <= core.size
+    assert torch.equal(core.read(deter), deter[:, : core.read_size])
+    assert torch.equal(core.read(deter.expand(2, *deter.shape))[1], core.read(deter)), "any axes in front"
+
+
+@torch.no_grad()
+def test_a_memory_stays_bounded(core):
+    deter, stoch, action = inputs(core)
+    for _ in range(100):
+        deter = core(deter, stoch, action)
+    assert bool(deter.isfinite().all())
+    assert core.read(deter).abs().max() <= 1, "from within ±1 what heads see stays there"
+
+
+def test_the_memory_keeps_its_own_precision(core):
+    """Whatever the network runs in: it is carried from step to step, and stored."""
+    args = inputs(core)
+    exact = core(*args)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = core(*args)
+        assert core(rounded, *args[1:]).dtype == rounded.dtype == torch.float32
+    assert not torch.equal(exact, rounded), "autocast was on"
+    torch.testing.assert_close(exact, rounded, rtol=0.05, atol=0.05)
+    assert core.double()(*(x.double() for x in args)).dtype == torch.float64
+
+
+@pytest.mark.parametrize("kind", CORES)
+def test_sizes_can_be_set_for_any_core(kind):
+    """Presets of sizes know `units` and `hidden`; without memory, as a checkpoint's limits are found out."""
+    with torch.device("meta"):
+        core = CORES[kind](units=64, hidden=32).build(stoch=6, action=A)
+    assert core.read_size == 64
+    assert any(32 in parameter.shape for parameter in core.parameters())
 
 
 def test_units_must_split_into_blocks():

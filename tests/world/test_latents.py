@@ -1,22 +1,18 @@
 """Latents: known answers for the KL, and every latent through the same contract."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
-from pydantic import TypeAdapter
 from torch import Tensor
 
-from dreamer_cli.world.latents import LATENTS, CategoricalConfig
+from dreamer_cli.world.latents import CategoricalConfig
 from tests.small import near
+from tests.world.contract import LATENT_SPECS, make_latent
 
-TINY = {"categorical": {"groups": 3, "classes": 4}}
 
-
-@pytest.fixture(params=LATENTS)
+@pytest.fixture(params=LATENT_SPECS)
 def latent(request):
-    return TypeAdapter(LATENTS[request.param]).validate_json(json.dumps(TINY.get(request.param, {}))).build()
+    return make_latent(request.param)
 
 
 def logits(known: dict, name: str) -> Tensor:
@@ -64,6 +60,35 @@ def test_contract(latent):
     weights = torch.randn(sample.shape)
     (gradient,) = torch.autograd.grad((latent.sample(post, noise) * weights).sum(), post)
     assert bool(gradient.any()), "gradients pass through samples"
+
+
+def test_noise_is_of_its_kind(latent):
+    """Programs that run an exported agent draw it themselves, by this name."""
+    noise = latent.noise((4000,), torch.zeros(()), torch.Generator().manual_seed(0))
+    mean, deviation = {"gumbel": (0.5772, np.pi / np.sqrt(6)), "normal": (0.0, 1.0)}[latent.noise_kind]
+    assert abs(float(noise.mean()) - mean) < 0.05
+    assert abs(float(noise.std()) - deviation) < 0.05
+
+
+def test_noise_of_zeros_gives_the_mode(latent):
+    stats = torch.randn(7, latent.stats_size)
+    assert torch.equal(latent.sample(stats, torch.zeros(7, *latent.shape)), latent.mode(stats))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_the_way_back_by_hand(latent, dtype):
+    """Sample and gradient equal autograd's; far out too, where softplus is a straight line."""
+    torch.manual_seed(0)
+    stats = (10 * torch.randn(50, latent.stats_size, dtype=dtype)).requires_grad_()
+    noise = latent.noise((50,), stats)
+    sample = latent.sample(stats, noise)
+    pull = torch.randn_like(sample)
+    (expected,) = torch.autograd.grad((sample * pull).sum(), stats)
+    with torch.no_grad():
+        by_hand, saved = latent.sample_forward(stats.detach(), noise)
+        gradient = latent.sample_backward(saved, pull)
+    assert torch.equal(by_hand, sample)
+    torch.testing.assert_close(gradient, expected, rtol=0, atol=1e-14 if dtype == torch.float64 else 1e-6)
 
 
 def test_storage_is_small_and_exact(latent):

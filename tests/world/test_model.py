@@ -26,7 +26,7 @@ def kl_losses(precision, free_nats, post, prior, unimix=0.01):
     agent.world.dynamics.prior = lambda deter: prior.expand(*deter.shape[:-1], 6)
     agent.world.dynamics.observe = lambda *args: (observe(*args)[0], post.expand(1, 1, 6))
     batch = unpacked(agent, make_batch(agent, batch=1, time=1, first_at=()))
-    losses = agent.world.observe(batch, make_noise(agent, batch).post).losses
+    losses = agent.world.observe(batch, make_noise(agent, batch).world).losses
     return losses, post, prior
 
 
@@ -67,7 +67,7 @@ def test_free_nats_clamp_each_step_and_not_the_mean(reference, agent, monkeypatc
     per_step = torch.tensor([known["per_step_kl"]])
     monkeypatch.setattr(agent.world.dynamics.latent, "kl", lambda post, prior: per_step)
     batch = unpacked(agent, make_batch(agent, batch=1, time=3, first_at=()))
-    losses = agent.world.observe(batch, make_noise(agent, batch).post).losses
+    losses = agent.world.observe(batch, make_noise(agent, batch).world).losses
     for name in KL_NAMES:
         near(losses[name].mean(), known["v3_mean_of_max_free1"], 1e-6)
 
@@ -75,7 +75,7 @@ def test_free_nats_clamp_each_step_and_not_the_mean(reference, agent, monkeypatc
 def test_continue_targets_contain_the_discount(agent):
     """A record that goes on is worth gamma, a death nothing, and a time limit is no death."""
     batch = unpacked(agent, make_batch(agent, terminal_at=[(0, 1)], first_at=[(0, 2), (1, 2)]))
-    noise = make_noise(agent, batch).post
+    noise = make_noise(agent, batch).world
     seen = agent.world.observe(batch, noise)
     assert batch.is_last[1, 1]
     target = torch.full((2, 4), 1 - 1 / 333)
@@ -88,7 +88,7 @@ def test_continue_targets_contain_the_discount(agent):
 
 def test_observe(agent):
     batch = unpacked(agent, make_batch(agent))
-    seen = agent.world.observe(batch, make_noise(agent, batch).post)
+    seen = agent.world.observe(batch, make_noise(agent, batch).world)
     names = {"dyn", "rep", "reward", "cont", *(f"objective/{key}" for key in EVERYTHING.observation)}
     assert set(seen.losses) == names
     assert all(loss.shape == (2, 4) and loss.isfinite().all() for loss in seen.losses.values())
@@ -101,7 +101,7 @@ def test_observe(agent):
 
 def test_dreams_begin_at_their_start(agent):
     batch = unpacked(agent, make_batch(agent))
-    seen = agent.world.observe(batch, make_noise(agent, batch).post)
+    seen = agent.world.observe(batch, make_noise(agent, batch).world)
     start = State(*(x.flatten(0, 1) for x in seen.states))
     noise = make_noise(agent, batch)
     dream = agent.world.imagine(start, agent.behaviour.act, noise.imag, noise.action)
@@ -124,10 +124,10 @@ def test_decode_draws_every_key(agent):
 def test_computing_again_changes_nothing(agent, frames):
     """Of eight frames in parts of one, of four, and in a single part: the same losses, the same gradients."""
     coder = {"depth": 2, "mults": [2, 4], "units": 8, "layers": 1, "recompute": frames}
-    again = make_agent(encoder=coder, objective={"kind": "reconstruct", "decoder": coder})
+    again = make_agent(encoder=coder, decoder=coder)
     again.load_state_dict(agent.state_dict())
     batch = unpacked(agent, make_batch(agent))
-    noise = make_noise(agent, batch).post
+    noise = make_noise(agent, batch).world
     calls, found = [], []
     again.world.encoder.register_forward_hook(lambda *_: calls.append("whole"))
     for part in again.world.encoder.parts:
