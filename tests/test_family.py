@@ -18,6 +18,7 @@ from tests.small import make_batch, unpacked
 
 CATCH = str(Path(__file__).with_name("catch.py")) + ":Catch"
 ALGORITHMS = names("algorithm")
+EXPORTED_FROM_PIXELS = ("dreamerv1", "dreamerv3-2023")  # one for each kind of convolution that V3 has not
 WITHOUT_DECODER = ("r2dreamer", "infonce", "dreamerpro")
 DISCRETE = ActionPart("action", "discrete", (3,))
 CONTINUOUS = ActionPart("action", "continuous", size=2)
@@ -206,6 +207,8 @@ def test_round_trip(preset, env, tmp_path, capsys):
         )
         assert film["frames"] == 5
         assert out.stat().st_size > 500
+    if env == CATCH and preset not in EXPORTED_FROM_PIXELS:
+        return
     exported = call("export", str(straight), "-o", str(tmp_path / "exported"), "--part", "all")
     assert exported["parity"]["steps"] == 64
     assert exported["parity"]["max_abs_error"] < 1e-4

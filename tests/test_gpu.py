@@ -3,14 +3,18 @@
 import numpy as np
 import pytest
 import torch
+from torch.utils._pytree import tree_map
 
 from dreamer_cli.acting import AgentDriver
+from dreamer_cli.commands.assemble import build_agent
 from dreamer_cli.graph import Captured
 from dreamer_cli.learner import Learner
 from dreamer_cli.optim.laprop import LaPropConfig
+from dreamer_cli.spaces import EnvSpec
 from dreamer_cli.structs import Records
 from tests.golden import LOSS_SCALES
 from tests.small import make_agent, make_batch
+from tests.test_family import ALGORITHMS, CONTINUOUS, DISCRETE, SEEN, settings
 
 pytestmark = [
     pytest.mark.gpu,
@@ -30,7 +34,7 @@ def same_noise(learner: Learner, source: Learner, monkeypatch: pytest.MonkeyPatc
 
     def noise(batch: int, length: int, generator: torch.Generator):
         drawn = draw(batch, length, torch.Generator().manual_seed(1))
-        return type(drawn)(*(x.to(device) for x in drawn))
+        return tree_map(lambda x: x.to(device), drawn)
 
     monkeypatch.setattr(learner.agent, "update_noise", noise)
 
@@ -86,3 +90,20 @@ def test_a_recorded_decision_equals_a_launched_one():
         outs = [driver(records, carry) for driver, carry in zip((plain, recorded), carries, strict=True)]
         carries = [out[2] for out in outs]
         np.testing.assert_allclose(outs[0][0], outs[1][0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("action", [DISCRETE, CONTINUOUS], ids=["discrete", "continuous"])
+@pytest.mark.parametrize("preset", ALGORITHMS)
+def test_recorded_updates_of_every_member_equal_launched_ones(preset, action):
+    cfg = settings("optim.warmup=0", "world.overshooting=3", preset=preset)
+    agents = [build_agent(cfg, EnvSpec(SEEN, (action,)), "cuda") for _ in range(2)]
+    plain, recorded = (Learner(agent, cfg.optim, cfg.loss_scales, bf16=False, seed=0) for agent in agents)
+    recorded.learn = Captured(recorded.learn_as_is, pytest.fail)
+    sample = build_agent(cfg, EnvSpec(SEEN, (action,)), "cpu")
+    for seed in range(8):
+        batch = make_batch(sample, 2, 8, seed=seed).to(plain.device)
+        plain.update(batch)
+        recorded.update(batch)
+    assert recorded.learn.recording is not None
+    for (name, one), (_, other) in zip(agents[0].state_dict().items(), agents[1].state_dict().items(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4, msg=name)

@@ -157,7 +157,7 @@ class ActorCritic(nn.Module):
         self.deciders = {"explore": self._explore, "sample": self._sample, "mode": self._mode}
         self.value = self._value_in_passing if self.through_dynamics else self._value_as_said
         self.start_cont = self._known if cfg.known_start else self._predicted
-        self.replayed = self._replayed if cfg.replay_loss else self._nothing
+        self.replayed = self.replay_losses if cfg.replay_loss else self._nothing
         if self.actor_gradient.needs_density and not self.actor.has_density:
             raise ConfigError(
                 "behaviour.actor_gradient needs log π(a), but a deterministic actor has no such density.",
@@ -278,7 +278,9 @@ class ActorCritic(nn.Module):
     def _nothing(self, feat: Tensor, batch: Batch, boot: Tensor) -> dict[str, Tensor]:
         return {}
 
-    def _replayed(self, feat: Float[Tensor, "B T F"], batch: Batch, boot: Float[Tensor, "B T"]) -> dict[str, Tensor]:
+    def replay_losses(
+        self, feat: Float[Tensor, "B T F"], batch: Batch, boot: Float[Tensor, "B T"]
+    ) -> dict[str, Tensor]:
         """The critic's loss on real rewards (B T-1). Its gradient does reach the world model, through feat.
 
         boot: the imagined return of each record's state. Source: Dreamer V3 (2024), "replay critic loss".

@@ -38,7 +38,7 @@ class Dreamable(Protocol):
 
 
 class Found(NamedTuple):
-    """What a search came to: action B A, the candidates that were kept in each round B I E, all their scores B I M."""
+    """What a search came to: action B A, the candidates that were kept in each round B R E, all their scores B R M."""
 
     action: Tensor
     kept: Tensor

@@ -1,6 +1,7 @@
 """From what plans are drawn: a distribution for every number of every step, fitted to the best plans of a round."""
 
 from itertools import groupby
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,7 +18,7 @@ class Normals:
     def __init__(self, size: int) -> None:
         self.width = size
 
-    def begin(self, like: Tensor, *lead: int) -> tuple[Tensor, ...]:
+    def begin(self, like: Tensor, *lead: Any) -> tuple[Tensor, ...]:
         """Means of 0 and deviations of 1, lead n."""
         return like.new_zeros(*lead, self.width), like.new_ones(*lead, self.width)
 
@@ -42,7 +43,7 @@ class Categoricals:
     def __init__(self, entries: int, classes: int, unimix: float) -> None:
         self.width, self.shape, self.unimix = entries * classes, (entries, classes), unimix
 
-    def begin(self, like: Tensor, *lead: int) -> tuple[Tensor, ...]:
+    def begin(self, like: Tensor, *lead: Any) -> tuple[Tensor, ...]:
         """All classes alike: log-probabilities, lead entries classes."""
         return (like.new_zeros(*lead, *self.shape),)
 
