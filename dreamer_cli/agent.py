@@ -1,6 +1,6 @@
 """The agent: a model of the world and a way to behave in it."""
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -13,6 +13,9 @@ from dreamer_cli.shapes import Bool, Float
 from dreamer_cli.spaces import EnvSpec
 from dreamer_cli.structs import Batch, Carry, Mode, Noise, State
 from dreamer_cli.world.model import WorldConfig, WorldModel, WorldNoise
+
+# What learns beside world, actor and critic: a run may go on without it, or begin with it.
+BESIDE = ("world.preview.", "behaviour.intrinsic.")
 
 
 class UpdateNoise(NamedTuple):
@@ -107,25 +110,37 @@ class Agent(nn.Module):
         self.behaviour.after_update(sound)
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
-        """What an optimiser may treat apart: `world`, `actor`, `critic`, and `beside`, which moves nothing else."""
-        world, behaviour = self.world.groups(), self.behaviour.groups()
-        beside = [*world.pop("beside"), *behaviour.pop("beside", [])]
-        return {**world, **behaviour, "beside": beside}
+        """What an optimiser may treat apart: `world`, `actor`, `critic`, and what learns beside them."""
+        world = self.world.groups()
+        preview = world.pop("preview")
+        return {**world, **self.behaviour.groups(), "preview": preview}
 
-    def check_loss_names(self, names: Iterable[str]) -> None:
-        """See that every `objective/KEY` is a loss of this agent: a typo would leave the key at its family's weight.
+    def check_loss_scales(self, scales: Mapping[str, float]) -> None:
+        """See that every `objective/KEY` is a loss of this agent, lest a typo leave it at its family's weight.
 
         Raises:
-            ConfigError: it is none.
+            ConfigError: it is none, or all losses of the objective weigh nothing.
         """
         known = self.world.objective.keys
-        for name in names:
+        for name in scales:
             family, slash, key = name.partition("/")
             if family == "objective" and slash and key not in known:
                 raise ConfigError(
                     f"loss_scales.{name} names {key!r}, which is no loss of this objective.",
                     hint=closest(key, known) + (f"There are: {', '.join(known)}." if known else "There is none."),
                 )
+        if not any(scales.get(f"objective/{key}", scales.get("objective", 1.0)) for key in known):
+            raise ConfigError(
+                "All losses of the objective weigh 0: nothing makes the state say what was seen, and there is no world "
+                "to dream of.",
+                hint="Leave loss_scales.objective at 1.0, or choose another world.objective.kind.",
+            )
+
+    def fitting(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Another agent's weights for this one: parts that learn beside both may be new here, or be left behind."""
+        own = self.state_dict()
+        kept = {name: x for name, x in weights.items() if name in own or not name.startswith(BESIDE)}
+        return {name: x for name, x in own.items() if name.startswith(BESIDE)} | kept
 
     def parameter_counts(self) -> dict[str, int]:
         """Trainable parameters by module, and their total; slow copies are not counted."""

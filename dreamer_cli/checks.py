@@ -8,7 +8,7 @@ import json
 import math
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NoReturn, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from dreamer_cli.errors import ConfigError, closest, nearest
 from dreamer_cli.numbers import count_hint
 from dreamer_cli.registry import Registry, to_tree
-from dreamer_cli.trees import FOREIGN, Tree, leaves
+from dreamer_cli.trees import FOREIGN, IF_KIND, Block, Tree, leaves
 from dreamer_cli.yamlio import describe
 
 T = TypeVar("T")
@@ -70,6 +70,38 @@ def validate(cls: type[T], tree: Tree) -> T:
         return TypeAdapter(cls).validate_json(json.dumps(tree))
     except ValidationError as error:
         raise _explain(list(_flatten(error, ())), tree) from error
+
+
+def check_blocks(cls: type[Any], blocks: Iterable[Block]) -> None:
+    """See that settings for single kinds (`kind=NAME`) name slots, kinds and keys that there are, applied or not.
+
+    Raises:
+        ConfigError: one does not.
+    """
+    for block in blocks:
+        found = _registries(cls, block.slot.split("."))
+        where = f"{block.slot}.{IF_KIND}{block.kind}"
+        if not found:
+            raise ConfigError(f"{where} ({block.origin}) is in no slot that has kinds.")
+        registry = next((one for one in found if block.kind in one), None)
+        if registry is None:
+            raise found[0].refuse(block.slot, block.kind)
+        fields = _fields(registry[block.kind])
+        for key, value in block.settings.items():
+            if key not in fields:
+                _refuse_key((*block.slot.split("."), f"{IF_KIND}{block.kind}", key), value, list(fields), [], registry)
+
+
+def _registries(cls: type[Any], path: list[str]) -> list[Registry]:
+    """The registries of a slot, whichever members the slots above it hold."""
+    classes: list[Any] = [cls]
+    registries: list[Registry] = []
+    for name in path:
+        hints = [_fields(one)[name] for one in classes if name in _fields(one)]
+        registries = [one for one in map(_registry, hints) if one is not None]
+        classes = [part for part in map(_dataclass, hints) if part is not None]
+        classes += [member for registry in registries for member in registry.values()]
+    return registries
 
 
 def leaves_of(cls: type[Any]) -> list[str]:

@@ -16,7 +16,7 @@ from dreamer_cli import presets as preset_files
 from dreamer_cli import yamlio
 from dreamer_cli.behaviour.actor_critic import ActorCriticConfig
 from dreamer_cli.behaviour.contract import BEHAVIOURS
-from dreamer_cli.checks import validate
+from dreamer_cli.checks import check_blocks, validate
 from dreamer_cli.devices import parse_device
 from dreamer_cli.envs.catalog import canonical
 from dreamer_cli.envs.make import EnvConfig
@@ -151,12 +151,11 @@ class Config:
             if name not in LOSS_SCALES and not name.startswith("objective/"):
                 known = f"Known: {', '.join(LOSS_SCALES)}."
                 raise ConfigError(f"Unknown key loss_scales.{name}.", hint=closest(name, LOSS_SCALES) + known)
-        informing = {name: scale for name, scale in self.loss_scales.items() if name.split("/")[0] == "objective"}
-        if informing and not any(informing.values()):
+        always = to_tree(self.world)["cont"]["kind"] == "always"
+        if always and getattr(self.behaviour, "contdisc", False):
             raise ConfigError(
-                "loss_scales.objective is 0: then nothing makes the state say what was seen, and there is no world "
-                "to dream of.",
-                hint="Leave it at 1.0, or choose another world.objective.kind.",
+                "world.cont always goes on, and behaviour.contdisc leaves the discount to it: returns would have none.",
+                hint="Set behaviour.contdisc=false.",
             )
 
 
@@ -195,6 +194,7 @@ def resolve(
     """
     env = None if env is None else canonical(env)
     merged = preset_files.resolve_tree(env, presets, config_file, settings, size, options, has_pixels)
+    check_blocks(Config, merged.blocks)
     config = validate(Config, merged.tree)
     # A part that was chosen by kind brings defaults that no file mentions.
     origins = {key: merged.origins.get(key, "default") for key, _ in leaves(to_tree(config))}

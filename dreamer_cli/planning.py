@@ -43,9 +43,11 @@ def planner(own: Any, agent: Agent, typed: Sequence[str] = ()) -> Planner:
 def value_after(agent: Agent) -> Callable[[Tensor], Tensor] | None:
     """What the agent's critic expects to follow a state, N F → N; None if there is no critic.
 
-    Where a state's value holds the state's own reward (Dreamer V1, V2), that is taken off: plans have counted it.
+    Where a state's value holds the state's own reward (Dreamer V1, V2), plans have counted that already, and the chance
+    to go on from there, too: both are taken off.
     """
     critic = getattr(agent.behaviour, "critic", None)
     if critic is None or agent.behaviour.cfg.returns.on_replay:
         return critic and (lambda feat: critic(feat).mean)
-    return lambda feat: critic(feat).mean - agent.world.reward(feat).mean
+    world = agent.world
+    return lambda feat: (critic(feat).mean - world.reward(feat).mean) / world.cont(feat).mean.clamp(min=1e-3)

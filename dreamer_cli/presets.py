@@ -23,7 +23,7 @@ from typing import Any
 from dreamer_cli import yamlio
 from dreamer_cli.errors import ConfigError, UsageError, closest
 from dreamer_cli.migrate import migrate_config
-from dreamer_cli.trees import Tree, merge, nest, parse_settings
+from dreamer_cli.trees import Block, Tree, merge, nest, parse_settings
 
 KINDS = ("algorithm", "size", "suite", "overlay")
 DEFAULT_ALGORITHM = "dreamerv3"
@@ -91,6 +91,7 @@ class Merged:
         notes: sentences on what was added without being asked for.
         algorithm, suite: names of the presets at work; None if a complete config stood for the algorithm.
         presets: names given with `-p`, in order.
+        blocks: settings for single kinds, from all layers.
     """
 
     tree: Tree = field(default_factory=dict)
@@ -99,10 +100,11 @@ class Merged:
     algorithm: str | None = None
     suite: str | None = None
     presets: tuple[str, ...] = ()
+    blocks: list[Block] = field(default_factory=list)
 
     def add(self, overlay: Tree, origin: str) -> None:
         """Lay `overlay` over the tree."""
-        merge(self.tree, self.origins, overlay, origin)
+        merge(self.tree, self.origins, overlay, origin, blocks=self.blocks)
 
 
 @cache
@@ -216,6 +218,8 @@ def resolve_tree(
         for part in preset.chain():
             if part.kind != "base":  # the bottom layer already; again, it would undo everything
                 merged.add(part.tree, part.origin)
+        if preset.tree and preset.origin not in merged.origins.values():
+            merged.notes.append(f"preset {preset.name} changes nothing here: its settings are for other kinds of parts")
     if size is not None:
         merged.add(_size(size).tree, f"--size {size}")
     if env is not None:
@@ -230,6 +234,7 @@ def resolve_tree(
         algorithm=algorithm.name if algorithm is not None else None,
         suite=suite.name if suite is not None else None,
         presets=tuple(presets),
+        blocks=merged.blocks,
     )
 
 

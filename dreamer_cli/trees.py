@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
-from typing import Any, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 from dreamer_cli import yamlio
 from dreamer_cli.errors import ConfigError
@@ -16,32 +16,57 @@ IF_KIND = "kind="
 FOREIGN = "env.kwargs"
 
 
-def merge(tree: Tree, origins: dict[str, str], overlay: Tree, origin: str, prefix: str = "") -> None:
+class Block(NamedTuple):
+    """Settings of a layer for a slot that holds one kind."""
+
+    slot: str
+    kind: str
+    settings: Tree
+    origin: str
+
+
+def merge(
+    tree: Tree,
+    origins: dict[str, str],
+    overlay: Tree,
+    origin: str,
+    prefix: str = "",
+    blocks: list[Block] | None = None,
+) -> None:
     """Lay `overlay` over `tree`, in place.
 
     Mappings merge key by key; anything else is replaced. Naming another `kind` in a slot drops what the slot
     inherited, since those settings belonged to another part. An empty mapping empties. What stands below
-    `kind=NAME` is laid over a slot that (by now) holds this kind, and is left out where it holds another: so that one
-    layer fits many algorithms.
+    `kind=NAME` is laid over a slot while it holds this kind: also one that a later layer gives it, below what that
+    layer says of it. So one layer fits many algorithms.
 
     Args:
         origins: dotted key of every leaf → which layer set it; follows the tree.
         prefix: dotted key of `tree` itself, with its dot.
+        blocks: what stood below `kind=NAME` in this layer and those before it; grows.
+
+    Raises:
+        ConfigError: what stands below `kind=NAME` is no mapping, or names another kind.
     """
-    for key, value in _that_hold(tree, overlay, prefix):
+    blocks = [] if blocks is None else blocks
+    for key, value in _that_hold(tree, overlay, origin, prefix, blocks):
         dotted = f"{prefix}{key}"
         inherited = tree.get(key)
         if not _is_branch(value) or not _is_branch(inherited) or _names_another_kind(dotted, inherited, value):
             for old in [known for known in origins if known == dotted or known.startswith(f"{dotted}.")]:
                 del origins[old]
             tree[key] = {} if _is_branch(value) else deepcopy(value)
+            if _is_branch(value) and "kind" in value and _is_branch(inherited):
+                merge(tree[key], origins, {"kind": value["kind"]}, origin, f"{dotted}.")
+                for block in [one for one in blocks if (one.slot, one.kind) == (dotted, str(value["kind"]))]:
+                    merge(tree[key], origins, block.settings, block.origin, f"{dotted}.", list(blocks))
         if _is_branch(value):
-            merge(tree[key], origins, value, origin, f"{dotted}.")
+            merge(tree[key], origins, value, origin, f"{dotted}.", blocks)
         else:
             origins[dotted] = origin
 
 
-def _that_hold(tree: Tree, overlay: Tree, prefix: str) -> Iterator[tuple[str, Any]]:
+def _that_hold(tree: Tree, overlay: Tree, origin: str, prefix: str, blocks: list[Block]) -> Iterator[tuple[str, Any]]:
     """What of a layer applies to a tree: everything but settings for another kind than it has, or is given here."""
     if prefix.startswith(f"{FOREIGN}."):
         yield from overlay.items()
@@ -49,8 +74,12 @@ def _that_hold(tree: Tree, overlay: Tree, prefix: str) -> Iterator[tuple[str, An
     kind = overlay.get("kind", tree.get("kind"))
     yield from ((key, value) for key, value in overlay.items() if not key.startswith(IF_KIND))
     for key, value in overlay.items():
-        if key.startswith(IF_KIND) and not isinstance(value, dict):
-            raise ConfigError(f"{prefix}{key} is {yamlio.describe(value)}, but must be a mapping of settings.")
+        if not key.startswith(IF_KIND):
+            continue
+        if not isinstance(value, dict) or "kind" in value:
+            what = "names another kind" if isinstance(value, dict) else f"is {yamlio.describe(value)}"
+            raise ConfigError(f"{prefix}{key} {what}, but must be a mapping of settings for this kind.")
+        blocks.append(Block(prefix.removesuffix("."), key.removeprefix(IF_KIND), value, origin))
         if key == f"{IF_KIND}{kind}":
             yield from value.items()
 

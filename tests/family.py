@@ -54,10 +54,10 @@ MEMBERS = {
     "dreamerv1": Member("dreamerv1", {"Pendulum": FULL, "Catch": FULL}),
     "dreamerv2": Member("dreamerv2", {"CartPole": FULL, "Catch": FULL}),
     "dreamerv3": Member("dreamerv3", {"CartPole": FULL, "Catch": FULL}),
-    "dreamerv3-2023": Member("dreamerv3-2023", {"Pendulum": SINGLE, "Catch": SINGLE}),
+    "dreamerv3-2023": Member("dreamerv3-2023", {"Pendulum": FULL, "Catch": SINGLE}),
     "r2dreamer": Member("r2dreamer", {"CartPole": FULL, "Catch": FULL}),
-    "infonce": Member("infonce", {"CartPole": SINGLE, "Catch": SINGLE}),
-    "dreamerpro": Member("dreamerpro", {"CartPole": SINGLE, "Catch": SINGLE}),
+    "infonce": Member("infonce", {"CartPole": FULL, "Catch": SINGLE}),
+    "dreamerpro": Member("dreamerpro", {"CartPole": FULL, "Catch": SINGLE}),
 }
 
 

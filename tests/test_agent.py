@@ -229,11 +229,15 @@ def test_parameter_counts_leave_out_slow_copies(agent):
 
 
 def test_weights_of_losses_must_name_keys_that_are_decoded(agent):
-    agent.check_loss_names(["dyn", "objective", *(f"objective/{key}" for key in agent.spec.observation)])
+    known = {f"objective/{key}": 0.5 for key in agent.spec.observation}
+    agent.check_loss_scales({"dyn": 1.0, "objective": 0.0, **known})
     wrong = next(iter(agent.spec.observation))[:-1]
     with pytest.raises(ConfigError, match=f"names '{wrong}'") as caught:
-        agent.check_loss_names([f"objective/{wrong}"])
+        agent.check_loss_scales({f"objective/{wrong}": 1.0})
     assert f"Did you mean '{wrong}" in caught.value.hint
+    for nothing in ({"objective": 0.0}, {"objective": 1.0, **dict.fromkeys(known, 0.0)}):
+        with pytest.raises(ConfigError, match="nothing makes the state say what was seen"):
+            agent.check_loss_scales(nothing)
 
 
 def test_weights_travel_by_name(agent):

@@ -14,7 +14,7 @@ import pytest
 import torch
 from typer.exceptions import TyperException
 
-from dreamer_cli import config
+from dreamer_cli import config, world
 from dreamer_cli.cli import main
 from dreamer_cli.cli.app import app
 from dreamer_cli.cli.session import Session
@@ -185,20 +185,24 @@ def test_the_environment_of_the_guide_works(tmp_path, monkeypatch, capsys):
     assert '"ok": true' in capsys.readouterr().out
 
 
-def test_the_part_of_the_guide_works(tmp_path, monkeypatch):
-    code, line = blocks(ROOT / "docs" / "how-to" / "add-a-part.md", "python")
-    (tmp_path / "gru_of_the_guide.py").write_text(code, encoding="utf-8")
-    part = module(tmp_path / "gru_of_the_guide.py")
-    assert '"gru": GRUConfig' in line
-    monkeypatch.setitem(CORES.members, "gru", part.GRUConfig)
-    (call,) = [line for line in calls() if line.page.endswith("add-a-part.md")]
-    setting = call.words[call.words.index("--set") + 1]
-    cfg = config.resolve(presets=["debug"], settings=[setting]).config
+def test_the_core_of_the_guide_works(tmp_path, monkeypatch):
+    """One file, one line, one preset, as the page has them."""
+    page = ROOT / "docs" / "how-to" / "add-a-core.md"
+    code, line = blocks(page, "python")
+    (preset,) = blocks(page, "yaml")
+    (tmp_path / "mgu.py").write_text(code, encoding="utf-8")
+    (tmp_path / "mgu.yaml").write_text(preset, encoding="utf-8")
+    monkeypatch.setattr(world, "__path__", [*world.__path__, str(tmp_path)])
+    monkeypatch.setattr(CORES, "members", {**CORES.members, **ast.literal_eval(f"{{{line.strip()}}}")})
+    cfg = config.resolve(presets=[str(tmp_path / "mgu.yaml"), "debug"]).config
     spec = EnvSpec({"x": ObsSpec("vector", (3,))}, (ActionPart("action", "discrete", (2,)),))
     agent = build_agent(cfg, spec, "cpu")
+    assert type(agent.world.dynamics.core).__name__ == "MGU"
     latents, metrics = build_learner(cfg, agent).update(random_batch(agent, 2, 4))
-    assert latents["deter"].shape == (2, 4, 64)
+    assert latents["deter"].shape == (2, 4, 32), "the preset of a size sets its width"
     assert torch.isfinite(metrics["loss/total"])
+    assert f"`mgu.py` ({len(code.splitlines())} lines)" in page.read_text(encoding="utf-8")
+    assert f"`mgu.yaml` ({len(preset.splitlines())})" in page.read_text(encoding="utf-8")
 
 
 def test_the_preset_of_the_guide_works(tmp_path, capsys):

@@ -102,6 +102,8 @@ def test_mixtures(texts):
         (["behaviour.actor.continuous.kind=deterministic"], "no such density"),
         (["world.objective.kind=none"], "nothing would then make the state say what was seen"),
         (["loss_scales.objective=0"], "nothing makes the state say what was seen"),
+        (["loss_scales.objective/camera=0", "loss_scales.objective/speed=0"], "losses of the objective weigh 0"),
+        (["world.cont.kind=always"], "returns would have none"),
         (["world.preview=true"], "there is a decoder already"),
         (["behaviour.returns.kind=own_reward"], "one critic cannot learn both"),
         (["behaviour.returns.kind=own_reward", "behaviour.replay_loss=false", "behaviour.horizon=1"], "dreams of 2"),
@@ -113,7 +115,7 @@ def test_mixtures(texts):
 )
 def test_what_makes_no_sense_is_refused_with_a_reason(texts, reason):
     with pytest.raises(ConfigError, match=reason):
-        build_agent(settings(*texts), EnvSpec(SEEN, (CONTINUOUS,)), "cpu")
+        two_updates(settings(*texts), CONTINUOUS)
 
 
 def test_a_preview_changes_nothing():
@@ -138,7 +140,7 @@ def test_a_preview_changes_nothing():
 
 
 def test_a_preview_changes_nothing_with_clipping_by_group_either():
-    texts = ("optim.kind=adam", "optim.clip=0.01")
+    texts = ("optim.kind=adam", "optim.clip=0.01", "behaviour.intrinsic.kind=disagreement")
     agents = []
     for preview in ("false", "true"):
         cfg = settings(*texts, f"world.preview={preview}", preset="infonce")
@@ -212,6 +214,17 @@ def test_round_trip(preset, env, tmp_path, capsys):
     exported = call("export", str(straight), "-o", str(tmp_path / "exported"), "--part", "all")
     assert exported["parity"]["steps"] == 64
     assert exported["parity"]["max_abs_error"] < 1e-4
+
+
+def test_what_learns_beside_may_come_and_go(tmp_path, capsys):
+    """Explore by itself, then begin with those weights on the task; and begin to draw what could not be drawn."""
+    first, task, drawn = (str(tmp_path / name) for name in ("first", "task", "drawn"))
+    base = ["-e", CATCH, "-p", "r2dreamer", "-p", "debug", "--steps", "40", "-q"]
+    assert main(["train", *base, "-p", "plan2explore", "--run-dir", first]) == 0
+    assert main(["train", *base, "--init-from", first, "--run-dir", task]) == 0
+    assert main(["train", *base, "-s", "world.preview=true", "--init-from", task, "--run-dir", drawn]) == 0
+    assert main(["train", *base, "-s", "world.dynamics.core.kind=lstm", "--init-from", task, "--run-dir", "x"]) == 4
+    assert "does not fit this model" in capsys.readouterr().err
 
 
 @pytest.mark.extended

@@ -32,7 +32,9 @@ def test_a_value_that_holds_the_states_own_reward_loses_it():
     older = Agent(configure(WorldConfig, WORLD), configure(ActorCriticConfig, settings), VECTORS)
     older.load_state_dict(agent.state_dict())
     without = value_after(older)
-    near(without(feat), agent.behaviour.critic(feat).mean - agent.world.reward(feat).mean, 1e-6)
+    # Plans have counted the reward of their last state, and the chance to go on from there.
+    ahead = without(feat) * agent.world.cont(feat).mean
+    torch.testing.assert_close(ahead, agent.behaviour.critic(feat).mean - agent.world.reward(feat).mean)
     assert (after(feat) - without(feat)).abs().min() > 1e-4
 
 

@@ -11,7 +11,7 @@ import pytest
 from dreamer_cli import migrate, presets, yamlio
 from dreamer_cli.checks import validate
 from dreamer_cli.commands import presets as command
-from dreamer_cli.config import Config
+from dreamer_cli.config import Config, resolve
 from dreamer_cli.errors import ConfigError, StateError, UsageError
 from dreamer_cli.trees import leaves, merge, nest, parse_settings
 
@@ -75,12 +75,50 @@ def test_settings_for_a_kind_hold_only_where_the_slot_has_it():
         "head": {"kind": "mlp", "output": {"kind": "two_hot", "bins": 3}},
     }
     assert (origins["core.units"], origins["latent.size"]) == ("layer", "low")
+    # A later layer that names another kind has what earlier ones said of it, below its own settings.
+    later, known = {}, {}
+    blocks: list = []
+    merge(later, known, low, "low", blocks=blocks)
+    merge(later, known, layer, "layer", blocks=blocks)
+    merge(later, known, {"latent": {"kind": "categorical", "classes": 5}}, "high", blocks=blocks)
+    assert later["latent"] == {"kind": "categorical", "groups": 4, "classes": 5}
+    assert (known["latent.groups"], known["latent.classes"]) == ("layer", "high")
     # The kind that the same layer names counts, and what the slot inherited is gone.
     merge(tree, origins, {"core": {"kind": "lstm", "kind=lstm": {"units": 7}, "kind=gru": {"units": 1}}}, "high")
     assert tree["core"] == {"kind": "lstm", "units": 7}
     assert set(origins) == {key for key, _ in leaves(tree)}
     with pytest.raises(ConfigError, match=r"core.kind=gru is 7, but must be a mapping"):
         merge(tree, origins, {"core": {"kind=gru": 7}}, "wrong")
+    with pytest.raises(ConfigError, match="names another kind"):
+        merge(tree, origins, {"core": {"kind=gru": {"kind": "lstm"}}}, "wrong")
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("world: {dynamics: {latent: {kind=gausian: {size: 8}}}}", "world.dynamics.latent.kind is 'gausian'"),
+        ("world: {kind=foo: {preview: true}}", "world.kind=foo .* is in no slot that has kinds"),
+        ("world: {dynamics: {latent: {kind=gaussian: {sizee: 8}}}}", "kind=gaussian.sizee"),
+        ("behaviour: {kind=actor_critic: {intrinsic: {kind=disagrement: {models: 3}}}}", "'disagrement'"),
+        ("loss_scales: {kind=x: {dyn: 3}}", "is in no slot"),
+    ],
+)
+def test_settings_for_kinds_that_there_are_not_are_refused(tmp_path, text, what):
+    """Also where the slot holds another kind, and nothing of it would apply."""
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=what):
+        resolve(presets=[str(path)])
+
+
+def test_the_order_of_overlays_does_not_matter_to_kinds():
+    ways = [resolve(presets=["dreamerv3", *order]) for order in (["cpu", "plan2explore"], ["plan2explore", "cpu"])]
+    assert ways[0].config.behaviour == ways[1].config.behaviour
+    assert ways[0].config.behaviour.intrinsic.models == 5
+    small = resolve(presets=["cpu"], settings=["behaviour.kind=cem"]).config
+    assert small.behaviour.candidates == 100
+    told = resolve(presets=["planet", "plan2explore"])
+    assert any("plan2explore changes nothing" in note for note in told.notes)
 
 
 def test_a_kind_among_the_environments_arguments_is_no_slot():

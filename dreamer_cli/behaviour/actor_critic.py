@@ -307,4 +307,4 @@ class ActorCritic(nn.Module):
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """Parameters that are learnt, for the optimiser."""
         actor, critic = list(self.actor.parameters()), list(self.critic.parameters())
-        return {"actor": actor, "critic": critic, "beside": list(self.intrinsic.parameters())}
+        return {"actor": actor, "critic": critic, "ensemble": list(self.intrinsic.parameters())}

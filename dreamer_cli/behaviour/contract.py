@@ -52,7 +52,7 @@ class Behaviour(Protocol):
         """Move slow copies, once the optimiser has stepped, or has not: then `sound` is false."""
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
-        """Parameters for the optimiser: `actor`, `critic`, `beside` (what moves nothing else); none may be missing."""
+        """Parameters for the optimiser: `actor`, `critic`, `ensemble`; none may be missing."""
 
 
 BEHAVIOURS = Registry(

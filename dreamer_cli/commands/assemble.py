@@ -151,7 +151,7 @@ def build_agent(cfg: Config, spec: EnvSpec, device: torch.device | str) -> Agent
 
 def build_learner(cfg: Config, agent: Agent, warn: Callable[[str], None] = warnings.warn) -> Learner:
     """What trains the agent. Left open, compiling and recording are for GPUs: there they take seconds and pay soon."""
-    agent.check_loss_names(cfg.loss_scales)
+    agent.check_loss_scales(cfg.loss_scales)
     device = next(agent.parameters()).device
     bf16 = runs_in_bf16(cfg.run.precision, device)
     seed = derive_seed(cfg.run.seed, "updates")

@@ -129,10 +129,11 @@ class Start:
         agent = build_agent(self.cfg, self.spec, self.device)
         saved = self.continued and Checkpoints(self.run.checkpoints).steps()
         if self.source and not saved:
-            limits = checkpoint_limits(self.cfg, agent)
+            # Only the weights are wanted; those of another model may be larger, which the comparison then says.
+            limits = {WEIGHTS: 4 * checkpoint_limits(self.cfg, agent)[WEIGHTS]}
             checkpoints = Checkpoints(RunDir(Path(self.source["run"])).checkpoints, limits=limits)
             loaded = checkpoints.read(self.source["step"], [WEIGHTS])
-            load_weights(agent, loaded.tensors[WEIGHTS], str(loaded.path))
+            load_weights(agent, agent.fitting(loaded.tensors[WEIGHTS]), str(loaded.path))
         return agent
 
     @property

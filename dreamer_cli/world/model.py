@@ -186,8 +186,8 @@ class WorldModel(nn.Module):
         self.objective.after_update(sound)
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
-        """Parameters for the optimiser: `world`, and `beside`, which moves nothing else."""
-        beside = [] if self.preview is None else list(self.preview.parameters())
-        apart = {id(parameter) for parameter in beside}
+        """Parameters for the optimiser: `world`, and `preview`, which moves nothing else."""
+        preview = [] if self.preview is None else list(self.preview.parameters())
+        apart = {id(parameter) for parameter in preview}
         own = [p for p in self.parameters() if p.requires_grad and id(p) not in apart]
-        return {"world": own, "beside": beside}
+        return {"world": own, "preview": preview}

@@ -96,7 +96,7 @@ def test_gradients_within_the_norm_keep_their_bits():
 def test_each_group_is_clipped_by_itself():
     """A wild actor does not slow the world model down."""
     params = made(3, 3, 3)
-    groups = {name: [param] for name, param in zip(("world", "actor", "beside"), params, strict=True)}
+    groups = {name: [param] for name, param in zip(("world", "actor", "preview"), params, strict=True)}
     adam = AdamConfig(clip=1.0, behaviour_clip=0.5).build(groups)
     params[0].grad, params[1].grad, params[2].grad = torch.full((3,), 0.1), torch.full((3,), 1e6), torch.full((3,), 9.0)
     metrics = adam.step()
@@ -107,14 +107,14 @@ def test_each_group_is_clipped_by_itself():
 
 
 def groups(**settings: float) -> tuple[dict[str, torch.nn.Parameter], Adam]:
-    params = {name: torch.nn.Parameter(torch.zeros(2)) for name in ("world", "actor", "critic", "beside")}
+    params = {name: torch.nn.Parameter(torch.zeros(2)) for name in ("world", "actor", "critic", "preview")}
     return params, AdamConfig(lr=0.1, **settings).build({name: [p] for name, p in params.items()})
 
 
 def test_groups_have_their_own_step_sizes():
     for settings, expected in (
-        ({}, {"world": 0.1, "actor": 0.1, "critic": 0.1, "beside": 0.1}),
-        ({"actor_lr": 0.2, "critic_lr": 0.0}, {"world": 0.1, "actor": 0.2, "critic": 0.0, "beside": 0.1}),
+        ({}, {"world": 0.1, "actor": 0.1, "critic": 0.1, "preview": 0.1}),
+        ({"actor_lr": 0.2, "critic_lr": 0.0}, {"world": 0.1, "actor": 0.2, "critic": 0.0, "preview": 0.1}),
     ):
         params, adam = groups(eps=1e-12, **settings)
         for p in params.values():
@@ -129,7 +129,7 @@ def test_behaviour_may_have_its_own_epsilon():
     for p in params.values():
         p.grad = torch.tensor([3.0, -3.0])
     adam.step()
-    near(params["world"], params["beside"].detach(), 0)
+    near(params["world"], params["preview"].detach(), 0)
     # First step: lr √.001 / .1 · (.1 · 3) / (√.001 · 3 + 1)
     length = 0.1 * math.sqrt(0.001) * 3 / (math.sqrt(0.001) * 3 + 1)
     for name in ("actor", "critic"):
@@ -138,7 +138,7 @@ def test_behaviour_may_have_its_own_epsilon():
 
 def test_empty_groups_are_none():
     (param,) = made(3)
-    adam = AdamConfig(clip=1.0).build({"world": [param], "actor": [], "beside": []})
+    adam = AdamConfig(clip=1.0).build({"world": [param], "actor": [], "preview": []})
     param.grad = torch.full((3,), 10.0)
     assert adam.step()["optim/clipped"] == 1, "of the groups that there are"
     assert len(adam.groups) == 1
@@ -161,7 +161,7 @@ def test_a_skipped_update_does_not_decay():
     for p in params.values():
         p.data.fill_(2.0)
         p.grad = torch.ones(2)
-    params["beside"].grad[0] = math.nan
+    params["preview"].grad[0] = math.nan
     assert adam.step()["update/skipped"] == 1
     assert all(p.tolist() == [2, 2] for p in params.values())
 
