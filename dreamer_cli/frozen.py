@@ -68,7 +68,7 @@ class PolicyStep(nn.Module):
     def __init__(self, agent: Agent) -> None:
         super().__init__()
         self.keys, self.action = list(agent.seen.observation), agent.spec.action
-        needs = ("world.encoder", "world.dynamics", *getattr(agent.behaviour, "needs", ("behaviour.actor",)))
+        needs = ("world.encoder", "world.dynamics", *agent.behaviour.needs)
         self.world, self.behaviour = only(agent.world, "world", needs), only(agent.behaviour, "behaviour", needs)
         self.decide = self._search if searches(agent) else self._decide
 

@@ -112,7 +112,8 @@ def parse_settings(settings: Sequence[str], option: str = "--set") -> Tree:
         key, equals, value = text.partition("=")
         key = key.strip()
         if not equals or not all(part and part == part.strip() for part in key.split(".")):
-            example = "-s optim.lr=1e-4" if option == "--set" else f"{option} gravity=9.8"
+            examples = {"--set": "-s optim.lr=1e-4", "--plan": "--plan candidates=100"}
+            example = examples.get(option, f"{option} gravity=9.8")
             raise ConfigError(f"{option} {text!r} is no KEY=VALUE.", hint=f"For example {example}")
         merge(tree, {}, nest(key, yamlio.load_value(value, f"{option} {key}")), "")
     return tree

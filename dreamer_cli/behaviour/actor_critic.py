@@ -140,6 +140,8 @@ class ActorCritic(nn.Module):
         feat: numbers of a state that they read; stoch: those of them that are the guess.
     """
 
+    needs = ("behaviour.actor",)
+
     def __init__(self, cfg: ActorCriticConfig, feat: int, stoch: int, action: tuple[ActionPart, ...]) -> None:
         super().__init__()
         self.cfg, self.horizon, self.action_width = cfg, cfg.horizon, sum(part.width for part in action)

@@ -26,9 +26,17 @@ class Learnt(NamedTuple):
 
 @runtime_checkable
 class Behaviour(Protocol):
-    """How to act in a world, and how to learn it. `horizon` is how far it looks ahead, in records."""
+    """How to act in a world, and how to learn it.
+
+    Attributes:
+        horizon: how far it looks ahead, in records.
+        through_dynamics: whether dreams have to carry gradients.
+        needs: modules of the agent that deciding takes, beside encoder and dynamics, by their names there.
+    """
 
     horizon: int
+    through_dynamics: bool
+    needs: tuple[str, ...]
 
     def action_noise(
         self, batch: int, world: WorldModel, like: Tensor, generator: torch.Generator | None = None
