@@ -140,7 +140,7 @@ class ActorCritic(nn.Module):
         feat: numbers of a state that they read; stoch: those of them that are the guess.
     """
 
-    needs = ("behaviour.actor",)
+    needs: tuple[str, ...] = ("behaviour.actor",)
 
     def __init__(self, cfg: ActorCriticConfig, feat: int, stoch: int, action: tuple[ActionPart, ...]) -> None:
         super().__init__()
