@@ -58,7 +58,7 @@ class Planner(nn.Module):
     """
 
     through_dynamics = False
-    needs: tuple[str, ...] = ("world.reward", "world.cont")  # what deciding takes of an agent, beside encoder and dynamics
+    needs: tuple[str, ...] = ("world.reward", "world.cont")  # see `Behaviour`
 
     def __init__(
         self,
