@@ -86,6 +86,7 @@ def outcome(capsys, argv: list[str]) -> tuple[int, str]:
 # That the source holds none of it is tested in `test_layout.py`.
 
 
+@pytest.mark.extended
 def test_everything_works_without_pickle(run, tmp_path, monkeypatch, capsys):
     """Go on with a run, and read it with every command, while unpickling and `torch.load` raise."""
 

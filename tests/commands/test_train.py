@@ -181,6 +181,7 @@ def test_a_damaged_newest_checkpoint_is_stepped_over(train, tmp_path, capsys):
     assert result["updates"] > 0
 
 
+@pytest.mark.extended
 def test_a_checkpoint_whose_replay_is_lost_is_stepped_over(train, tmp_path, capsys):
     """The one before needs less of it; and without any, the run begins anew, and says so."""
     train("-e", "CartPole-v1", "-p", "debug", "-q", "--save-every", "40", "--steps", "80")
