@@ -1,18 +1,16 @@
 """R2-Dreamer's objective: what the state says of the embed, number by number, and nothing twice."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from dreamer_cli.nets.blocks import Linear
-from dreamer_cli.nets.kernels import full_precision
-from dreamer_cli.nets.loops import as_given
 from dreamer_cli.registry import STRICT, Weight
-from dreamer_cli.shapes import Bool, Float
-from dreamer_cli.world.objectives import Seen
+from dreamer_cli.shapes import Float
+from dreamer_cli.world.projected import Projected
 
 
 def barlow(x: Float[Tensor, "N E"], y: Float[Tensor, "N E"], lam: float) -> Float[Tensor, ""]:
@@ -27,40 +25,6 @@ def barlow(x: Float[Tensor, "N E"], y: Float[Tensor, "N E"], lam: float) -> Floa
     return torch.where(same, (correlation - 1).square(), lam * correlation.square()).sum()
 
 
-class Decorrelate(nn.Module):
-    """The projected state and the embed, compared over all records of a batch.
-
-    The embed is a fixed target: the encoder learns only through the state. Source: R2-Dreamer.
-    """
-
-    keys = ("decorrelate",)
-
-    def __init__(self, cfg: "DecorrelateConfig", feat: int, embed: int) -> None:
-        super().__init__()
-        self.lam = cfg.lam
-        self.projector = Linear(feat, embed, bias=False)
-
-    def noise(
-        self, batch: int, length: int, like: Tensor, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, ...]:
-        """None is needed."""
-        return ()
-
-    def losses(self, seen: Seen, encoder: nn.Module, dynamics: Any, noise: tuple[Tensor, ...]) -> dict[str, Tensor]:
-        """One number for the whole batch."""
-        x = full_precision(self.projector(seen.feat)).flatten(0, 1)
-        y = seen.embed.detach().flatten(0, 1).to(x.dtype)
-        with as_given(x.device.type):
-            return {"decorrelate": barlow(x, y, self.lam)}
-
-    def decode(self, feat: Tensor) -> dict[str, Tensor] | None:
-        """It cannot draw."""
-        return None
-
-    def after_update(self, sound: Bool[Tensor, ""]) -> None:
-        """Nothing moves."""
-
-
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class DecorrelateConfig:
     """Redundancy reduction between state and embed, without a decoder (R2-Dreamer).
@@ -71,6 +35,6 @@ class DecorrelateConfig:
 
     lam: Weight = 5e-4
 
-    def build(self, encoder: Any, dynamics: Any, make_decoder: Callable[[], nn.Module]) -> Decorrelate:
+    def build(self, encoder: Any, dynamics: Any, make_decoder: Callable[[], nn.Module]) -> Projected:
         """An objective on what the encoder gives and heads read."""
-        return Decorrelate(self, dynamics.feat_size, encoder.size)
+        return Projected("decorrelate", partial(barlow, lam=self.lam), dynamics.feat_size, encoder.size)

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-import jaxtyping
 import numpy as np
 import onnxruntime
 import pytest
@@ -27,15 +26,6 @@ from dreamer_cli.world.model import WorldConfig
 from tests.commands.tiny import CARTPOLE, QUIET, export_tiny, garage, tiny_agent
 from tests.golden import configure
 from tests.small import BEHAVIOUR, CARDS, CONTINUOUS, UNEQUAL, VECTOR, WORLD
-
-
-@pytest.fixture(scope="module", autouse=True)
-def unchecked_shapes():
-    """Tracing calls everything many times; that shapes fit their signatures is tested elsewhere, and costs seconds."""
-    before = jaxtyping.config.jaxtyping_disable
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", before)
 
 
 @pytest.fixture(scope="module")

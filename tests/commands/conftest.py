@@ -1,0 +1,31 @@
+"""Fixtures of the commands' tests."""
+
+import json
+from collections.abc import Iterator
+
+import jaxtyping
+import pytest
+
+from dreamer_cli.cli import main
+
+
+@pytest.fixture(scope="package", autouse=True)
+def unchecked_shapes() -> Iterator[None]:
+    """Whole runs call everything many times; whether shapes fit signatures is tested elsewhere, and costs minutes."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", before)
+
+
+@pytest.fixture
+def train(capsys, tmp_path, monkeypatch):
+    """`train("--steps", "100")` → exit code and the JSON document; runs go to `tmp_path / name`."""
+    monkeypatch.setenv("DREAMER_RUNS", str(tmp_path / "runs"))
+
+    def train(*argv: str, name: str = "run") -> tuple[int, dict]:
+        where = [] if "--plan" in argv else ["--run-dir", str(tmp_path / name)]
+        code = main(["train", *argv, *where, "--json"])
+        return code, json.loads(capsys.readouterr().out)
+
+    return train
