@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import jaxtyping
 import pytest
 import torch
 
@@ -33,3 +34,12 @@ def precision(request: pytest.FixtureRequest) -> Iterator[Precision]:
     torch.set_default_dtype(request.param.dtype)
     yield request.param
     torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture(scope="module")
+def unchecked_shapes() -> Iterator[None]:
+    """Whole runs call everything many times; whether shapes fit signatures is tested elsewhere, and costs minutes."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", before)

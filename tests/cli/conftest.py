@@ -23,6 +23,11 @@ class Call(NamedTuple):
         return json.loads(self.out, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _unchecked(unchecked_shapes):
+    """In all modules here."""
+
+
 @pytest.fixture(autouse=True)
 def _plain(monkeypatch, tmp_path):
     """No colours from the outside, no runs but those of the test."""

@@ -1,21 +1,15 @@
 """Fixtures of the commands' tests."""
 
 import json
-from collections.abc import Iterator
 
-import jaxtyping
 import pytest
 
 from dreamer_cli.cli import main
 
 
-@pytest.fixture(scope="package", autouse=True)
-def unchecked_shapes() -> Iterator[None]:
-    """Whole runs call everything many times; whether shapes fit signatures is tested elsewhere, and costs minutes."""
-    before = jaxtyping.config.jaxtyping_disable
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", before)
+@pytest.fixture(scope="module", autouse=True)
+def _unchecked(unchecked_shapes):
+    """In all modules here."""
 
 
 @pytest.fixture
