@@ -174,10 +174,14 @@ class StridedDecoder(nn.Module):
         return self.canvas(self.out(x))
 
 
-def valid_encoder(specs: Specs, cfg: EncoderConfig) -> StridedEncoder:
-    """As many stages as fit, without a border: 64x64 ends as 2x2. Rows and columns that are left over are not seen.
+SOURCE_SIZE = 64, 64  # rows and columns of the pictures that PlaNet, V1 and V2 were made for
 
-    Source: PlaNet; Dreamer V1 and V2, official code.
+
+def valid_encoder(specs: Specs, cfg: EncoderConfig) -> StridedEncoder:
+    """As many stages as fit, without a border: 64x64 ends as 2x2, and its last two rows and columns are not seen.
+
+    Pictures of other sizes get a grey border, so that no stage leaves a row or column over, and all is seen. Source:
+    PlaNet; Dreamer V1 and V2, official code, for 64x64. How other sizes are laid out is ours.
     """
     size = small = common_size(specs)
     stages = 0
@@ -185,7 +189,22 @@ def valid_encoder(specs: Specs, cfg: EncoderConfig) -> StridedEncoder:
         small = (small[0] - 4) // 2 + 1, (small[1] - 4) // 2 + 1
         stages += 1
     fits(size, small, stages, cfg)
-    return StridedEncoder(specs, cfg, last_widths(cfg, stages), small)
+    padding = (0, 0, 0, 0)
+    if size != SOURCE_SIZE:
+        small, (above, below), (left, right) = _seen_whole(size, stages)
+        padding = left, right, above, below
+    return StridedEncoder(specs, cfg, last_widths(cfg, stages), small, padding=padding)
+
+
+def _seen_whole(size: tuple[int, int], stages: int) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+    """(rows, columns) after so many stages, and what has to be added before and behind rows, and columns, for that.
+
+    Each stage makes n of 2 n + 2, so all of them together n of 2^stages (n + 2) - 2.
+    """
+    small = [math.ceil((side + 2) / 2**stages) - 2 for side in size]
+    missing = [((n + 2) << stages) - 2 - side for n, side in zip(small, size, strict=True)]
+    (above, below), (left, right) = ((n // 2, n - n // 2) for n in missing)
+    return (small[0], small[1]), (above, below), (left, right)
 
 
 def valid_decoder(specs: Specs, cfg: DecoderConfig, deter: int, stoch: int) -> StridedDecoder:

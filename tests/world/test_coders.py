@@ -254,14 +254,15 @@ def test_every_kind_has_both_ways():
 @pytest.mark.parametrize(
     ("conv", "size", "end", "begin"),
     [
-        # valid: sides n → (n - 4) // 2 + 1; backwards (n - 6) / 2 + 1 if even, (n - 5) / 2 + 1 if odd
+        # valid: sides n → (n - 4) / 2 + 1, padded so that it comes out even, but for 64x64; backwards (n - 6) / 2 + 1
+        # if even, (n - 5) / 2 + 1 if odd
         ("valid", (64, 64), (2, 2), (1, 1)),  # 64 31 14 6 2; 64 30 13 5 1
-        ("valid", (96, 96), (4, 4), (3, 3)),  # 96 47 22 10 4; 96 46 21 9 3
-        ("valid", (16, 16), (2, 2), (1, 1)),  # 16 7 2; 16 6 1
+        ("valid", (96, 96), (5, 5), (3, 3)),  # 110 54 26 12 5; 96 46 21 9 3
+        ("valid", (16, 16), (3, 3), (1, 1)),  # 18 8 3; 16 6 1
         ("valid", (10, 10), (1, 1), (3, 3)),  # 10 4 1; 10 3
-        ("valid", (15, 20), (2, 3), (1, 2)),  # 15 6 2, 20 9 3; 15 6 1, 20 8 2
-        ("valid", (64, 96), (2, 4), (1, 3)),
-        ("valid", (21, 9), (9, 3), (9, 3)),  # 21 9, 9 3; the same
+        ("valid", (15, 20), (3, 4), (1, 2)),  # 18 8 3, 22 10 4; 15 6 1, 20 8 2
+        ("valid", (64, 96), (3, 5), (1, 3)),
+        ("valid", (21, 9), (10, 4), (9, 3)),  # 22 10, 10 4; 21 9, 9 3
         ("same", (64, 64), (4, 4), (4, 4)),
         ("same", (96, 96), (6, 6), (6, 6)),
         ("same", (16, 16), (4, 4), (4, 4)),
@@ -321,6 +322,20 @@ def test_parameter_counts_of_older_variants(settings, channels, deter, stoch, en
         )
     assert sum(p.numel() for p in encoder.parameters()) == encoder_counts
     assert sum(p.numel() for p in decoder.parameters()) == decoder_counts
+
+
+@pytest.mark.parametrize("conv", ["pooled", "valid", "same"])
+@pytest.mark.parametrize("size", [(16, 16), (15, 20), (84, 84), (64, 96)])
+def test_every_pixel_is_seen(conv, size):
+    """A paddle in the last row, say. Only the sources' own 64x64 lose two rows and columns, without a border."""
+    encoder = Encoder({"camera": image(1, *size)}, EncoderConfig(conv=conv, bricks="ln_silu", **OLD)).double()
+    seen = []
+    encoder.parts[0].camera = lambda obs, dtype, camera=encoder.parts[0].camera: (
+        seen.append(camera(obs, dtype).requires_grad_()) or seen[0]
+    )
+    encoder(observe({"camera": image(1, *size)}, (4, 1))).square().sum().backward()
+    rows, columns = ((seen[0].shape[2 + i] - size[i]) // 2 if conv == "valid" else 0 for i in range(2))
+    assert bool((seen[0].grad[:, :, rows : rows + size[0], columns : columns + size[1]].abs().amax((0, 1)) > 0).all())
 
 
 @pytest.mark.parametrize("size", [(3, 64), (320, 64)])
