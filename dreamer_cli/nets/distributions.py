@@ -230,15 +230,15 @@ class SymlogTwoHot:
         return self.symlog.loss(symlog(target.to(self.symlog.bins.dtype)))
 
 
-class UnitNormal:
-    """A number as a normal distribution of deviation 1 around a network's output (... , no last axis)."""
+class FixedNormal:
+    """A number as a normal distribution of a given deviation around a network's output (... , no last axis)."""
 
-    def __init__(self, mean: Tensor) -> None:
-        self.mean = full_precision(mean)
+    def __init__(self, mean: Tensor, std: float = 1.0) -> None:
+        self.mean, self.half_precision = full_precision(mean), 0.5 / (std * std)
 
     def loss(self, target: Tensor) -> Tensor:
-        """Half the squared error: the negative log-likelihood without its constant, ½ ln 2π."""
-        return 0.5 * (self.mean - target.to(self.mean.dtype)).square()
+        """Half the squared error over the variance: the negative log-likelihood, but for ln σ + ½ ln 2π."""
+        return self.half_precision * (self.mean - target.to(self.mean.dtype)).square()
 
 
 class Certain:

@@ -5,6 +5,8 @@ An output is the last layer of a head, and makes a distribution with `mean` and 
 `go_on(x)`, everything after it.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,10 +15,10 @@ from torch import Tensor, nn
 
 from dreamer_cli.nets.blocks import MLP
 from dreamer_cli.nets.bricks import BRICKS, BrickName, Bricks
-from dreamer_cli.nets.distributions import Bernoulli, Certain, SymlogTwoHot, TwoHot, UnitNormal
+from dreamer_cli.nets.distributions import Bernoulli, Certain, FixedNormal, SymlogTwoHot, TwoHot
 from dreamer_cli.nets.loops import side_by_side
 from dreamer_cli.nets.transforms import symexp_bins, symlog_bins
-from dreamer_cli.registry import STRICT, Choices, Layers, Registry, Units, slot
+from dreamer_cli.registry import STRICT, Choices, Layers, Positive, Registry, Units, slot
 
 
 class BinnedOutput(nn.Module):
@@ -65,22 +67,28 @@ class SymlogTwoHotConfig:
 class PlainOutput(nn.Module):
     """Last layer of a head that predicts one number, and what that number stands for."""
 
-    def __init__(self, linear: nn.Linear, says: type[UnitNormal] | type[Bernoulli]) -> None:
+    def __init__(self, linear: nn.Linear, says: Callable[[Tensor], FixedNormal | Bernoulli]) -> None:
         super().__init__()
         self.linear, self.says = linear, says
 
-    def forward(self, x: Tensor) -> UnitNormal | Bernoulli:
+    def forward(self, x: Tensor) -> FixedNormal | Bernoulli:
         """... inputs → distribution (...)."""
         return self.says(self.linear(x).squeeze(-1))
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class NormalConfig:
-    """The number itself, learnt by its squared error (PlaNet, Dreamer V1 and V2)."""
+    """The number itself, learnt by its squared error (PlaNet, Dreamer V1 and V2).
+
+    Attributes:
+        std: deviation of the normal around it; half of it makes errors count four times.
+    """
+
+    std: Positive = 1.0
 
     def build(self, inputs: int, bricks: Bricks) -> PlainOutput:
         """The last layer of a head of `inputs` units."""
-        return PlainOutput(bricks.linear(inputs, 1), UnitNormal)
+        return PlainOutput(bricks.linear(inputs, 1), partial(FixedNormal, std=self.std))
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -8,7 +8,7 @@ from pydantic.dataclasses import dataclass
 
 from dreamer_cli.errors import ConfigError, closest
 from dreamer_cli.nets.bricks import BrickName
-from dreamer_cli.registry import STRICT, Count, Layers, Units
+from dreamer_cli.registry import STRICT, Count, Layers, Positive, Units
 from dreamer_cli.spaces import ObsSpec
 
 Specs = Mapping[str, ObsSpec]
@@ -73,8 +73,9 @@ class DecoderConfig:
         picture: how the last convolution becomes a brightness from 0 to 1: through a sigmoid (Dreamer V3), or as it
             is, from a middle grey on.
         squash: what numbers go through before they are compared.
-        loss: of pictures and numbers: the sum of squared errors (Dreamer V3), or half of it, a Gaussian of deviation
-            1 without its constant (PlaNet, Dreamer V1 and V2).
+        loss: of pictures and numbers: the sum of squared errors (Dreamer V3), or half of it over `std` squared, a
+            Gaussian without its constant (PlaNet, Dreamer V1 and V2).
+        std: deviation of that Gaussian: how closely a number or a brightness is to be known.
         bits: of each byte of a picture that are compared; 8: all, 5: PlaNet, but for its noise, which is left out.
         keys: observation keys that are decoded; null: all. One that is left out is never drawn.
         recompute: frames that are worked on at a time, and again on the way back: slower, but in far less memory;
@@ -92,6 +93,7 @@ class DecoderConfig:
     picture: Literal["sigmoid", "linear"] = "sigmoid"
     squash: SquashName = "symlog"
     loss: Literal["squared", "gaussian"] = "squared"
+    std: Positive = 1.0
     bits: Bits = 8
     keys: tuple[str, ...] | None = None
     recompute: Count = 0

@@ -30,7 +30,8 @@ class Squash(NamedTuple):
 
 
 SQUASHES = {"symlog": Squash(symlog, symexp), "none": Squash(as_it_is, as_it_is)}
-LOSSES = {"squared": 1.0, "gaussian": 0.5}  # factors of the sum of squared errors
+# The factor of the sum of squared errors, given the deviation.
+LOSSES: dict[str, Callable[[float], float]] = {"squared": lambda std: 1.0, "gaussian": lambda std: 0.5 / (std * std)}
 
 
 def one_hot(x: Tensor, classes: tuple[int, ...]) -> Tensor:
@@ -108,7 +109,8 @@ class Decoder(nn.Module):
         super().__init__()
         self.specs = specs = dict(chosen(cfg.keys, specs, "world.decoder"))
         self.split = (deter, stoch)
-        self.squash, self.factor, self.brightness = SQUASHES[cfg.squash], LOSSES[cfg.loss], brightness(cfg.bits)
+        self.squash, self.factor = SQUASHES[cfg.squash], LOSSES[cfg.loss](cfg.std)
+        self.brightness = brightness(cfg.bits)
         self.recompute = cfg.recompute
         parts: list[Any] = []
         if vectors(specs):
@@ -127,7 +129,7 @@ class Decoder(nn.Module):
         """Each key's loss, B T: squared errors summed (never averaged) over the key, cross-entropies over entries.
 
         Source: Dreamer V3, Eq. 5 and section "Robust predictions"; the sums as in the official code. Half of the
-        squares: PlaNet, Eq. 3, with a Gaussian of deviation 1.
+        squares: PlaNet, Eq. 3, with a Gaussian.
         """
         return {key: self._loss(spec, out[key], obs[key]) for key, spec in self.specs.items()}
 

@@ -10,12 +10,12 @@ from dreamer_cli.nets.distributions import (
     Bernoulli,
     BoundedNormal,
     Certain,
+    FixedNormal,
     Grouped,
     Joint,
     OneHot,
     SymlogTwoHot,
     TwoHot,
-    UnitNormal,
     categorical_kl,
     gumbel,
 )
@@ -192,12 +192,14 @@ def test_two_hots_of_both_years_differ_between_bins():
 
 
 def test_normal_of_deviation_one(precision):
-    dist = UnitNormal(torch.tensor([1.0, -2.0, 0.5], requires_grad=True))
+    dist = FixedNormal(torch.tensor([1.0, -2.0, 0.5], requires_grad=True))
     target = torch.tensor([1.0, 1.0, 0.0])
     loss = dist.loss(target)
     near(loss, [0.0, 4.5, 0.125], 0)  # half of 0², 3², ½²
     constant = 0.5 * math.log(2 * math.pi)
     near(loss + constant, -torch.distributions.Normal(dist.mean, 1.0).log_prob(target), precision.tolerance)
+    closer = FixedNormal(dist.mean, 0.2).loss(target) + constant + math.log(0.2)
+    near(closer, -torch.distributions.Normal(dist.mean, 0.2).log_prob(target), precision.tolerance)
     (grad,) = torch.autograd.grad(loss.sum(), dist.mean)
     near(grad, [0.0, -3.0, 0.5], 0)
 
@@ -223,5 +225,5 @@ def test_half_precision_outputs_become_float32():
     assert BoundedNormal(x, x).std.dtype == torch.float32
     assert TwoHot(x, symexp_bins(5).float()).loss(torch.zeros(2)).dtype == torch.float32
     assert SymlogTwoHot(x, symlog_bins(5).float()).loss(torch.zeros(2).bfloat16()).dtype == torch.float32
-    assert UnitNormal(x).loss(x).dtype == torch.float32
+    assert FixedNormal(x).loss(x).dtype == torch.float32
     assert Bernoulli(x).loss(x).dtype == torch.float32

@@ -1,5 +1,7 @@
 """Encoders and decoders: sizes, layouts, losses."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -213,6 +215,9 @@ def test_a_gaussian_of_deviation_1_counts_half(reference, precision):
     best = torch.distributions.Normal(0.0, 1.0).log_prob(torch.tensor(0.0)) * picture.numel()
     near(losses["camera"], [[best - normal.log_prob(picture / 255).sum()]], 100 * precision.tolerance)
     near(losses["camera"], others["camera"] / 2, precision.tolerance)
+    closer = Decoder(specs, replace(cfg, std=0.2), DETER, STOCH).losses(out, obs)
+    near(closer["speed"], 25 * losses["speed"], precision.tolerance)
+    near(closer["cards"], losses["cards"], precision.tolerance)
     near(losses["cards"], others["cards"], 0)
 
 
