@@ -70,8 +70,11 @@ class Trial(NamedTuple):
 
 # Preset → task → trial.
 MEMBERS = {
-    # The planner takes longer than the updates.
-    "planet": {"Pendulum": Trial(FULL), "Catch": Trial(FULL, settings("run.train_ratio=128"))},
+    # The planner takes longer than the updates, and evaluations are dear.
+    "planet": {
+        "Pendulum": Trial(FULL, settings("run.eval_every=4000")),
+        "Catch": Trial(FULL, settings("run.train_ratio=128", "run.eval_every=1000", "run.eval_episodes=20")),
+    },
     # Its returns are not scaled: the values of Pendulum have to be within reach, and entropy to count beside them.
     "dreamerv1": {
         "Pendulum": Trial(FULL, settings("behaviour.discount_horizon=20", "behaviour.entropy=1")),
