@@ -123,7 +123,7 @@ def run(job: Job) -> dict[str, Any]:
     options = [*task.options, *trial.options]
     where = ROOT / "runs" / "family" / job.name
     shutil.rmtree(where, ignore_errors=True)
-    began = time.monotonic()
+    began, now = time.monotonic(), commit()
     trained = dreamer(
         *("train", "--run-dir", str(where), "--env", task.env, "-p", job.member, "-p", "cpu"),
         *("--steps", str(task.steps), "--max-time", task.max_time, "--seed", str(job.seed), "--save-every", "2m"),
@@ -140,7 +140,7 @@ def run(job: Job) -> dict[str, Any]:
         "updates_per_second": trained["updates_per_second"],
         "seconds": seconds,
         "options": " ".join(options),
-        "commit": commit(),
+        "commit": now,
         "machine": f"{os.cpu_count()} x {platform.machine()}",
     }
 
@@ -186,7 +186,7 @@ def write_table() -> None:
 def table() -> str:
     """One row for each member and task."""
     found = results()
-    lines = ["| member | task | return of each seed | updates | updates/s |", "| --- | --- | --- | ---: | ---: |"]
+    lines = ["| member | task | seeds | return of each | updates | updates/s |", "|---|---|---:|---|---:|---:|"]
     for name, tasks in MEMBERS.items():
         for task, trial in tasks.items():
             done = [found[job.name] for job in (Job(name, task, seed) for seed in trial.seeds) if job.name in found]
@@ -195,7 +195,11 @@ def table() -> str:
             returns = ", ".join(f"{one['return']:.4g}" for one in done)
             speed = [one["updates_per_second"] for one in done if one["updates_per_second"]]
             rate = f"{sum(speed) / len(speed):.3g}" if speed else ""
-            lines.append(f"| `{name}` | {task} | {returns} | {max(one['updates'] for one in done)} | {rate} |")
+            numbers = f"{max(one['updates'] for one in done)} | {rate}"
+            lines.append(f"| `{name}` | {task} | {len(done)} | {returns} | {numbers} |")
+    commits = ", ".join(sorted({one["commit"] for one in found.values()}))
+    machines = ", ".join(sorted({one["machine"] for one in found.values()}))
+    lines += ["", f"Two runs at a time on a busy machine of {machines}, each with one thread; commits {commits}."]
     return "\n".join(lines) + "\n"
 
 

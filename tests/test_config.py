@@ -19,6 +19,8 @@ from dreamer_cli.registry import STRICT, AtLeastOne, Registry, Share, slot, to_t
 from dreamer_cli.spaces import ActionPart, EnvSpec, ObsSpec
 from dreamer_cli.trees import leaves, merge, nest
 
+pytestmark = pytest.mark.usefixtures("unchecked_shapes")
+
 VECTOR = EnvSpec({"state": ObsSpec("vector", (24,))}, (ActionPart("action", "continuous", size=6),))
 PIXELS = EnvSpec({"image": ObsSpec("image", (3, 64, 64))}, (ActionPart("action", "discrete", classes=(18,)),))
 

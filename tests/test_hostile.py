@@ -32,6 +32,8 @@ from dreamer_cli.runs import RunDir
 from dreamer_cli.tensorfiles import HEADER_LIMIT, read_tensors, tensor_parts
 from tests.hostile import TENSORS, Cost, cost, newest, pickled, vouch
 
+pytestmark = pytest.mark.usefixtures("unchecked_shapes")
+
 ROOT = Path(__file__).parent.parent
 GOLDEN = ROOT / "tests" / "fixtures" / "golden_run"
 SECONDS, BYTES = 2.0, 200_000_000  # a second, twice over: machines that test are busy
