@@ -47,12 +47,17 @@ def _stopping(limit: int) -> Callable[[StopSignal], str | None]:
 
 def with_stops(run: Path, argv: list[str], stops: list[int]) -> int:
     """Train to the end, stopping on the way; returns how often that was."""
+
+    def go_on(stop_after: int | None = None) -> int:
+        # Who waits for slow processes looks at the flag, too, so a stop may come before anything was begun.
+        return train(run, *(["-q"] if (run / "run.json").exists() else argv), stop_after=stop_after)
+
     for number, stop_after in enumerate(stops):
-        code = train(run, *(argv if number == 0 else ["-q"]), stop_after=stop_after)
+        code = go_on(stop_after)
         if code == 0:
             return number
         assert code == 75
-    assert train(run, "-q") == 0
+    assert go_on() == 0
     return len(stops)
 
 
