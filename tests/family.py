@@ -85,7 +85,8 @@ MEMBERS = {
     "dreamerv3-2023": {"Pendulum": Trial(FULL), "Catch": Trial(SINGLE)},
     "r2dreamer": {"CartPole": Trial(FULL), "Catch": Trial(FULL)},
     "infonce": {"CartPole": Trial(FULL), "Catch": Trial(SINGLE)},
-    "dreamerpro": {"CartPole": Trial(FULL), "Catch": Trial(SINGLE)},
+    # Its shifts of 3 pixels were made for 64x64; of 16 they hide where the ball is.
+    "dreamerpro": {"CartPole": Trial(FULL), "Catch": Trial(SINGLE, settings("world.objective.pad=1"))},
 }
 
 
