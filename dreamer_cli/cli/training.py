@@ -10,6 +10,7 @@ from dreamer_cli.cli.options import (
     complete_from,
     count,
     duration,
+    env_ids,
     flag,
     option,
     parse_image_size,
@@ -51,6 +52,7 @@ def train(
             metavar="ID",
             panel=WHAT,
             help="Gymnasium id, module:Id, pkg.mod:Class, ./file.py:Class, or suite:task.",
+            autocompletion=complete_from(env_ids),
         ),
     ] = None,
     env_kwarg: Annotated[
@@ -109,9 +111,9 @@ def train(
         str | None,
         choice(
             "--vec",
-            among=("auto", "sync", "async"),
+            among=("auto", "sync", "async", "native"),
             panel=HOW,
-            help="Environments in this process (sync) or in workers.",
+            help="Environments in this process (sync), in workers, or in C++ (Atari).",
         ),
     ] = None,
     pixels: Annotated[

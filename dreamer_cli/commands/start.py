@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -27,6 +27,7 @@ from dreamer_cli.commands.assemble import (
 from dreamer_cli.commands.estimate import estimate
 from dreamer_cli.config import Config, Resolved, load_config, resolve, to_yaml
 from dreamer_cli.envs.catalog import canonical
+from dreamer_cli.envs.make import Vec
 from dreamer_cli.envs.vector import absolute, probe
 from dreamer_cli.errors import StateError, UsageError
 from dreamer_cli.files import DiskFullError, clean_temporaries, disk_error, write_atomic
@@ -160,7 +161,7 @@ class Start:
                 if self._made and not run.holds_run():
                     self._forget()
 
-    def begin(self, reporter: Reporter, vec: Literal["sync", "async"], inexact: Sequence[str]) -> None:
+    def begin(self, reporter: Reporter, vec: Vec, inexact: Sequence[str]) -> None:
         """Write config.yaml and run.json: from here on there is a run, and it is running.
 
         Called once everything is built: settings that cannot be used leave nothing behind, and an older run as it was.

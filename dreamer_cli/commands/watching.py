@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 import torch
 
@@ -12,6 +11,7 @@ from dreamer_cli.commands.evaluate import Scores, play
 from dreamer_cli.commands.imagine import dream_video, film_title
 from dreamer_cli.config import Config
 from dreamer_cli.dream import batch_windows
+from dreamer_cli.envs.make import Vec
 from dreamer_cli.envs.vector import VectorEnv
 from dreamer_cli.learner import Learner
 from dreamer_cli.live import TrainDisplay
@@ -24,7 +24,7 @@ DREAM_SAMPLES = 4
 def play_evaluation(
     cfg: Config,
     learner: Learner,
-    vec: Literal["sync", "async"],
+    vec: Vec,
     display: TrainDisplay,
     stop: StopSignal,
     warn: Callable[[str], None],

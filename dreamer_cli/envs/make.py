@@ -9,6 +9,7 @@
 """
 
 import contextlib
+import ctypes.util
 import difflib
 import hashlib
 import importlib
@@ -33,6 +34,9 @@ from dreamer_cli.envs.wrappers import DreamerEnv, Pixels, Repeat
 from dreamer_cli.errors import ConfigError, DreamerError, EnvError, closest
 from dreamer_cli.registry import STRICT
 
+Vec = Literal["auto", "sync", "async", "native"]
+# What MuJoCo draws with where there is no screen, the better first; Debian: libegl1 with libegl-mesa0, libosmesa6.
+OFFSCREEN = (("egl", "EGL"), ("osmesa", "OSMesa"))
 LEAST_BYTES = 128 << 20  # an interpreter with Gymnasium takes half of it
 
 
@@ -52,8 +56,9 @@ class EnvConfig:
         pixels: `off` takes observations as they are, `only` shows the rendered picture instead of them,
             `both` adds the picture to them as `image`.
         image_size: (rows, columns) of every image; None keeps sides up to 96 and makes 64x64 of larger ones.
-        vec: `sync` steps one environment after the other, `async` steps them at once in several processes, `auto`
-            measures. Ids that are built in run in this process with `sync`, all others in one of their own.
+        vec: `sync` steps one environment after the other, `async` steps them at once in several processes, `native`
+            in C++ (games of `ALE/*` only), `auto` measures. Ids that are built in run in this process with `sync`,
+            all others in one of their own. The records are the same, bit for bit.
         workers: processes of `async`, which share the environments evenly; None: one a core, or fewer environments.
         max_episode_steps: time limit in steps of the bare environment, before action repeat; None keeps its own.
         timeout_s: seconds that an environment may take for its constructor, a reset or a step, before it counts as
@@ -69,7 +74,7 @@ class EnvConfig:
     repeat: int = 1
     pixels: Literal["off", "only", "both"] = "off"
     image_size: tuple[int, int] | None = None
-    vec: Literal["auto", "sync", "async"] = "auto"
+    vec: Vec = "auto"
     max_episode_steps: int | None = None
     timeout_s: float = 300.0
     workers: int | None = None
@@ -105,7 +110,7 @@ def make_env(cfg: EnvConfig, render_mode: str | None = None) -> DreamerEnv:
     """
     env = bare_env(cfg, "rgb_array" if cfg.pixels != "off" else render_mode)
     env_id = cfg.id or ""
-    repeat = cfg.repeat * frameskip(env, env_id)
+    repeat = cfg.repeat * frames_of_a_decision(env)
     if cfg.repeat > 1:
         env = Repeat(env, cfg.repeat)
     if cfg.pixels != "off":
@@ -131,19 +136,14 @@ def headless() -> None:
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
-    if sys.platform == "linux" and not os.environ.get("DISPLAY"):
-        os.environ.setdefault("MUJOCO_GL", "egl")
+    if sys.platform == "linux" and not os.environ.get("DISPLAY") and "MUJOCO_GL" not in os.environ:
+        found = (name for name, library in OFFSCREEN if ctypes.util.find_library(library))
+        os.environ["MUJOCO_GL"] = next(found, OFFSCREEN[0][0])
 
 
-def frameskip(env: gymnasium.Env, env_id: str) -> int:
-    """Environment steps that one step of the bare environment stands for: more than 1 only for `ALE/*`.
-
-    A range of frameskips (2 to 4 frames, drawn at random) counts as its mean.
-    """
-    if not env_id.rpartition(":")[2].startswith("ALE/") or env.spec is None:
-        return 1
-    skip = env.spec.kwargs.get("frameskip", 4)  # 4: the default of ale_py.AtariEnv
-    return skip if isinstance(skip, int) else round((skip[0] + skip[1] - 1) / 2)
+def frames_of_a_decision(env: gymnasium.Env) -> int:
+    """Environment steps that one step of the environment stands for by itself: more than 1 only for Atari games."""
+    return int(env.get_wrapper_attr("decision_frames")) if env.has_wrapper_attr("decision_frames") else 1
 
 
 Build = Callable[[str | None], gymnasium.Env]
@@ -158,7 +158,10 @@ def find(cfg: EnvConfig) -> Build:
     env_id = cfg.id or ""
     place, colon, name = env_id.rpartition(":")
     if not colon:
-        register_suites()
+        for suite, why in register_suites(env_id).items():
+            raise EnvError(f"{env_id} needs {suite}, which cannot be imported: {why}", hint="Install it anew.")
+        if env_id not in gymnasium.registry:
+            register_suites()  # some bring ids that they do not claim: `PongNoFrameskip-v4`
         return _registered(env_id, cfg)
     module = _import_file(place) if place.endswith(".py") else _import_module(place, env_id)
     thing = getattr(module, name, None)
@@ -176,6 +179,11 @@ def find(cfg: EnvConfig) -> Build:
 def _registered(env_id: str, cfg: EnvConfig) -> Build:
     if env_id not in gymnasium.registry:
         raise _unknown(env_id)
+    # Other ids of a suite's package were registered with arguments of their own: `PongNoFrameskip-v4`.
+    suite = next((suite for suite in SUITES if suite.builder and suite.claims(env_id)), None)
+    if suite is not None:
+        make: Any = load_env_creator(suite.builder)
+        return lambda mode: make(env_id, cfg.kwargs, cfg.image_size, cfg.max_episode_steps, mode)
     kwargs = dict(cfg.kwargs)
     if cfg.max_episode_steps is not None:
         kwargs["max_episode_steps"] = cfg.max_episode_steps
@@ -193,9 +201,11 @@ def _registered(env_id: str, cfg: EnvConfig) -> Build:
 
 
 def _unknown(env_id: str) -> EnvError:
-    absent = next((s for s in SUITES if s.namespace and env_id.startswith(f"{s.namespace}/") and not s.installed), None)
+    absent = next((s for s in SUITES if s.claims(env_id) and not s.installed), None)
     if absent is not None:
-        return EnvError(f"{env_id} needs {absent.needs}, which is not installed.", hint=absent.install)
+        return EnvError(
+            f"{env_id} needs {absent.needs.replace(' ', ' and ')}, which is not installed.", hint=absent.install
+        )
     stem = env_id.rpartition("-v")[0] or env_id
     versions = [known for known in gymnasium.registry if stem in (_stem(known), _stem(known.rpartition("/")[2]))]
     if versions:

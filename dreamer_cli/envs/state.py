@@ -22,10 +22,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 
+from dreamer_cli.envs.suites.atari import Screen
 from dreamer_cli.envs.wrappers import DreamerEnv, Pixels, Repeat
 
 # Wrappers whose whole state is known here. Any other may hide some, as a stack of frames does.
-KNOWN = (DreamerEnv, Repeat, Pixels, TimeLimit, OrderEnforcing, PassiveEnvChecker)
+KNOWN = (DreamerEnv, Repeat, Pixels, Screen, TimeLimit, OrderEnforcing, PassiveEnvChecker)
 APART = 32  # decisions between snapshots; a snapshot costs a seventh of a decision
 NEGLIGIBLE = 1e-15  # chance that an action before the snapshot still sticks
 GAME = slice(28, 74)  # of an emulator's bytes: the game's MD5 and the name of the first device
@@ -61,7 +62,7 @@ class Trail:
     `of` makes one, or None where the environment has none.
     """
 
-    def __init__(self, env: DreamerEnv, limits: list[TimeLimit], apart: int) -> None:
+    def __init__(self, env: DreamerEnv, limits: list[TimeLimit | Screen], apart: int) -> None:
         self._env, self._limits, self._apart = env, limits, apart
         self._ale_env: Any = env.unwrapped
         self._snapshots: list[_Snapshot] = []
@@ -71,9 +72,9 @@ class Trail:
     def of(cls, env: DreamerEnv) -> "Trail | None":
         """Of an ALE game below nothing but known wrappers."""
         layer: Any = env
-        limits: list[TimeLimit] = []
+        limits: list[TimeLimit | Screen] = []
         while type(layer) in KNOWN:
-            limits += [layer] if isinstance(layer, TimeLimit) else []
+            limits += [layer] if isinstance(layer, (TimeLimit, Screen)) else []
             layer = layer.env
         ale = sys.modules.get("ale_py.env")  # not imported: no game, no need
         if ale is None or type(layer) is not ale.AtariEnv:
@@ -146,7 +147,7 @@ class Trail:
         except (KeyError, TypeError, ValueError, OverflowError, RuntimeError, SystemError) as err:  # the last: nanobind
             raise ValueError(f"{type(err).__name__}: {err}") from err
         for limit, steps in zip(self._limits, elapsed, strict=True):
-            limit._elapsed_steps = steps  # type: ignore[assignment]  # says None, for before the first reset
+            limit._elapsed_steps = steps
         self._env.steps = at
         self._snapshots[:] = [_Snapshot(at, restored, elapsed, header["generator"])]
         self._actions.clear()

@@ -4,6 +4,7 @@ The contract is that of Gymnasium's vector environments with autoreset disabled:
 is returned as it is, and every episode begins with an explicit, seeded reset.
 """
 
+import math
 import os
 import time
 from collections import deque
@@ -11,16 +12,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from dreamer_cli.envs.answers import Crash, Crashes
 from dreamer_cli.envs.catalog import built_in
-from dreamer_cli.envs.make import EnvConfig, make_env
+from dreamer_cli.envs.make import EnvConfig, Vec, make_env
+from dreamer_cli.envs.native import Native, require_native, why_not
 from dreamer_cli.envs.pool import Local, Pool, Workers
 from dreamer_cli.envs.probe import open_probe
 from dreamer_cli.envs.state import Job, observation_digest
+from dreamer_cli.envs.trial import quickest
 from dreamer_cli.envs.wrappers import seconds_per_step
 from dreamer_cli.errors import DivergedError, EnvError
 from dreamer_cli.spaces import EnvSpec
@@ -28,8 +31,9 @@ from dreamer_cli.structs import Records
 
 __all__ = ["Job", "VectorEnv", "absolute", "cores", "episode_seed", "observation_digest", "probe"]
 
-# A step through a channel costs 0.1 ms and more on a busy machine; below this a process of its own does not pay.
-ASYNC_FROM_S = 1e-3
+# A round through a channel costs 0.1 ms and more on a busy machine: quicker environments stay in this process, slower
+# ones go to several, and what lies between is tried out.
+ASYNC_ABOVE_S, SYNC_BELOW_S = 1e-4, 3e-3
 RESTARTS, WITHIN_S = 3, 600.0
 
 
@@ -60,8 +64,9 @@ class VectorEnv:
 
     Attributes:
         spec: what the agent is built from.
-        vec: how they are stepped, `sync` or `async`; both give the same records, bit for bit.
+        vec: how they are stepped, `sync`, `async` or `native`; all give the same records, bit for bit.
         step_s: seconds of one decision of one environment, where `auto` measured it, else None.
+        rates: decisions per second of each way that `auto` tried; empty where one was clearly best.
         episodes: N int64, episodes begun so far; may be set (resume): the next reset counts on from there.
         crashed: N bool, which records of the last `receive` are empty, because the environment crashed and was
             restarted; only where `env.on_crash` is `restart`.
@@ -84,7 +89,7 @@ class VectorEnv:
         cfg: EnvConfig,
         num_envs: int,
         seed: int,
-        vec: Literal["auto", "sync", "async"] | None = None,
+        vec: Vec | None = None,
         render_mode: str | None = None,
         *,
         check_stop: Callable[[], None] = lambda: None,
@@ -94,6 +99,8 @@ class VectorEnv:
         self.cfg, self.num_envs, self.seed = cfg, num_envs, seed
         self.check_stop, self.warn = check_stop, warn
         self.step_s: float | None = None
+        self.rates: dict[Vec, float] = {}
+        self.vec: Vec = "sync"
         self._pool = self._open(vec or cfg.vec, render_mode)
         self.episodes = np.zeros(num_envs, np.int64)
         self.crashed = np.zeros(num_envs, bool)
@@ -103,9 +110,12 @@ class VectorEnv:
         self._lost = np.zeros(num_envs, bool)  # cut off between two steps, along with another; `receive` says so
         self._closed = self._sent = False
 
-    def _open(self, vec: Literal["auto", "sync", "async"], render_mode: str | None) -> Pool:
-        cfg, measured = self.cfg, vec == "auto" and self.num_envs > 1 and cores() > 1
-        first = None
+    def _open(self, vec: Vec, render_mode: str | None) -> Pool:
+        cfg, first = self.cfg, None
+        if vec == "native":
+            require_native(cfg)
+        several = vec == "auto" and self.num_envs > 1
+        measured = several and cores() > 1
         if cfg.id is None or built_in(cfg.id):
             env = make_env(cfg, render_mode)
             self.spec: EnvSpec = env.spec_dreamer
@@ -114,13 +124,29 @@ class VectorEnv:
         else:
             first = open_probe(cfg, render_mode, measured, self.check_stop)
             self.spec, self.step_s = first.spec, first.step_s
-        self.vec: Literal["sync", "async"] = "sync"
-        if vec == "async" or (self.step_s is not None and self.step_s > ASYNC_FROM_S):
-            self.vec = "async"
-        if self.vec == "sync" and first is None:
-            return Local(cfg, render_mode, self.num_envs, self.spec)
-        workers = 1 if self.vec == "sync" else cfg.workers or cores()
-        return Workers(cfg, render_mode, self.num_envs, self.spec, workers, self.check_stop, first)
+
+        def workers(number: int) -> Pool:
+            return Workers(cfg, render_mode, self.num_envs, self.spec, number, self.check_stop, first)
+
+        ways: dict[Vec, Callable[[], Pool]] = {
+            "sync": (lambda: workers(1)) if first else lambda: Local(cfg, render_mode, self.num_envs, self.spec),
+            "async": lambda: workers(cfg.workers or cores()),
+            "native": lambda: Native(cfg, self.num_envs, self.spec, cfg.workers or 0),
+        }
+        if vec == "auto":
+            names: list[Vec] = ["sync"]
+            if self.step_s is not None and self.step_s > ASYNC_ABOVE_S:
+                names = ["async"] if self.step_s > SYNC_BELOW_S or first else ["sync", "async"]
+            # Films are of what environments render, which the vector of games does not.
+            names += ["native"] if several and render_mode is None and why_not(cfg) is None else []
+            ways = {name: ways[name] for name in names}
+        else:
+            ways = {vec: ways[vec]}
+        if len(ways) > 1:
+            self.vec, pool, self.rates = quickest(ways, self.spec, self.num_envs, self.check_stop)
+            return pool
+        ((self.vec, build),) = ways.items()
+        return build()
 
     def reset(self, mask: np.ndarray | None = None) -> Records:
         """Begin a new episode in the masked environments (N bool; all if None); other rows are stale.
@@ -192,6 +218,11 @@ class VectorEnv:
             records.is_last[self.crashed] = True
         self._ended = records.is_last.copy()
         return records
+
+    def told(self, row: int) -> dict[str, float]:
+        """What an environment tells of the episode that the last `receive` ended: numbers by name, if there are any."""
+        values = zip(self.spec.told, self._pool.board.told[row].tolist(), strict=True)
+        return {name: value for name, value in values if math.isfinite(value)}
 
     def render(self, envs: Sequence[int] | None = None) -> list[np.ndarray] | None:
         """A picture of some environments (all if None), uint8 (rows, columns, 3); None if there is nothing to see."""

@@ -135,11 +135,24 @@ def test_a_suite_and_its_task_can_be_played():
     assert "ALE/Pong-v5" in caught.value.hint
 
 
-@pytest.mark.parametrize("typed", ["dmc:walker-walk", "minigrid:MiniGrid-Empty-5x5-v0", "crafter", "procgen:coinrun"])
-def test_suites_of_later_releases_say_so(typed):
-    with pytest.raises(EnvError, match="not in this release yet") as caught:
-        EnvConfig(id=typed)
+@pytest.mark.parametrize(
+    ("typed", "line"),
+    [
+        ("dmc:walker-walk", "dreamer-cli[dmc]"),
+        ("minigrid:Empty-5x5", "dreamer-cli[minigrid]"),
+        ("crafter", "dreamer-cli[crafter]"),
+        ("procgen:coinrun", "procgen-mirror"),
+    ],
+)
+def test_a_suite_that_is_not_installed_says_how(typed, line, monkeypatch):
+    monkeypatch.setattr(catalog.Suite, "installed", property(lambda suite: suite.name == "classic"))
+    env_id = EnvConfig(id=typed).id
+    for known in [known for known in gymnasium.registry if known == env_id]:
+        monkeypatch.delitem(gymnasium.registry, known)
+    with pytest.raises(EnvError, match="not installed") as caught:
+        make_env(EnvConfig(id=typed))
     assert caught.value.exit_code == 3
+    assert line in caught.value.hint
 
 
 def test_no_id_at_all():
