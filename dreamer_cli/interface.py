@@ -136,8 +136,9 @@ def _env(config: EnvConfig | None) -> dict[str, Any] | None:
         "repeat": config.repeat,
         "max_episode_steps": config.max_episode_steps,
         "pixels": config.pixels,
-        # Imported before gymnasium.make, by packages that register their ids only then.
-        "module": suite.needs if suite is not None and suite.namespace else None,
+        "image_size": config.image_size,
+        # Made by dreamer itself: its suites' protocols are no arguments of gymnasium.make.
+        "adapted": suite is not None and suite.adapts(config.id),
     }
 
 

@@ -6,6 +6,8 @@ Every check is tried, whatever the others say; what fails exits 5 and says what 
 import importlib.util
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -13,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from dreamer_cli.envs.make import headless
 from dreamer_cli.errors import ResourceError
 from dreamer_cli.findrun import runs_root
 from dreamer_cli.numbers import format_bytes
@@ -26,6 +29,17 @@ EXTRAS = {
     "onnx": (("onnx", "onnxscript", "onnxruntime"), "pip install 'dreamer-cli[onnx]'"),
     "wandb": (("wandb",), "pip install wandb"),
 }
+
+DRAW = """
+import mujoco
+model = mujoco.MjModel.from_xml_string("<mujoco><worldbody><geom size='1'/></worldbody></mujoco>")
+renderer = mujoco.Renderer(model, 32, 32)
+data = mujoco.MjData(model)
+mujoco.mj_forward(model, data)
+renderer.update_scene(data)
+assert renderer.render().shape == (32, 32, 3)
+"""
+DRAW_HINT = "Bodies can be learnt from without pictures. For pictures: apt install libegl1 libegl-mesa0, or libosmesa6."
 
 
 @dataclass(frozen=True)
@@ -43,7 +57,7 @@ def doctor(report: Reporter) -> Result:
     found: list[Check] = []
     checks: list[tuple[str, Callable[[], Iterator[Check]]]] = [
         ("install", install), ("device", device), ("memory", memory), ("rendering", rendering),
-        ("atari", atari), ("ffmpeg", ffmpeg), ("disk", disk), ("extras", extras),
+        ("mujoco", mujoco), ("atari", atari), ("ffmpeg", ffmpeg), ("disk", disk), ("extras", extras),
     ]  # fmt: skip
     with report.progress("doctor", total=len(checks)) as progress:
         for name, check in checks:
@@ -117,6 +131,20 @@ def rendering() -> Iterator[Check]:
     yield Check("rendering", "ok", f"CartPole-v1 drew {columns}x{rows} pixels")
 
 
+def mujoco() -> Iterator[Check]:
+    """Draw a body, in a process of its own: a driver that does not fit may end it."""
+    if importlib.util.find_spec("mujoco") is None:
+        return
+    headless()
+    backend = os.environ.get("MUJOCO_GL", "a screen")
+    done = subprocess.run([sys.executable, "-c", DRAW], capture_output=True, text=True, timeout=60)
+    if done.returncode == 0:
+        yield Check("mujoco", "ok", f"draws with {backend}")
+        return
+    said = (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[-1]
+    yield Check("mujoco", "warning", f"cannot draw with {backend}: {said}", DRAW_HINT)
+
+
 def atari() -> Iterator[Check]:
     """Start one Atari game."""
     import ale_py
@@ -169,7 +197,7 @@ def extras() -> Iterator[Check]:
     """Optional packages, found without importing them."""
     from dreamer_cli.envs.catalog import SUITES
 
-    suites = {suite.extra: ((suite.needs,), suite.install) for suite in SUITES if suite.extra}
+    suites = {suite.extra: (tuple(suite.needs.split()), suite.install) for suite in SUITES if suite.extra}
     for name, (modules, line) in {**EXTRAS, **suites}.items():
         missing = [module for module in modules if importlib.util.find_spec(module) is None]
         if missing:
