@@ -62,6 +62,7 @@ class Ended(NamedTuple):
         length: environment steps, action repeat counted.
         step: environment steps of the whole run when it ended.
         seconds: wall seconds since the collector was made.
+        told: numbers by name that the environment tells of it.
     """
 
     env: int
@@ -70,6 +71,7 @@ class Ended(NamedTuple):
     length: int
     step: int
     seconds: float
+    told: Mapping[str, float]
 
 
 class _Round(NamedTuple):
@@ -302,6 +304,7 @@ class Collector:
             length=int(self._decisions[row]) * self.envs.spec.repeat,
             step=self.env_steps,
             seconds=time.monotonic() - self._began,
+            told=self.envs.told(row),
         )
         self._returns[row] = self._decisions[row] = 0
         self.episodes += 1

@@ -90,11 +90,15 @@ class MetricsLog:
         """Count one update's metrics into the means: numbers, or tensors on any device (of many values: their mean)."""
         self._means.add(metrics)
 
-    def episode(self, episode: Episode) -> None:
-        """Write the row of one finished episode and count it into the next record's means."""
+    def episode(self, episode: Episode, told: Mapping[str, float] | None = None) -> None:
+        """Write the row of one finished episode and count it into the next record's means.
+
+        told: numbers by name that the environment tells of it.
+        """
         row = (f"{value:.9g}" if isinstance(value, float) else str(value) for value in episode)
         self._episodes.append(",".join(row))
         self._means.add({"episode/return": episode.ret, "episode/length": episode.length})
+        self._means.add({f"told/{name}": value for name, value in (told or {}).items()})
 
     def write(self, step: int, updates: int, episodes: int, values: Mapping[str, Any] | None = None) -> Record:
         """Write one record: the means since the last one, and `values` as they are.

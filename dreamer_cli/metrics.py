@@ -115,6 +115,9 @@ SECTIONS: dict[str, dict[str, Metric]] = {
 
 # Names with a part that depends, in capitals: an observation key, an action's entry, a section of the update.
 FAMILIES: dict[str, Metric] = {
+    "told/NAME": Metric(
+        "", "what the environment tells of its episodes (its `episode_info`), mean since the last record"
+    ),
     "loss/KEY": Metric("nats", "negative log-likelihood (or squared error) of the observation KEY"),
     "entropy/actor/ENTRY": Metric("nats", "entropy of the policy over one entry of the action"),
     "profile/SECTION": _clock(

@@ -89,12 +89,14 @@ class EnvSpec:
         action: parts, sorted by key.
         repeat: environment steps that one decision costs (action repeat, frameskip).
         left_out: keys of the observation that cannot be learnt from → why; no part of equality.
+        told: names of the numbers that the environment tells of an episode at its end; no part of equality.
     """
 
     observation: Mapping[str, ObsSpec]
     action: tuple[ActionPart, ...]
     repeat: int = 1
     left_out: Mapping[str, str] = field(default_factory=dict, compare=False)
+    told: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def action_width(self) -> int:
@@ -108,6 +110,7 @@ class EnvSpec:
             "action": [asdict(part) for part in self.action],
             "repeat": self.repeat,
             "left_out": dict(self.left_out),
+            "told": list(self.told),
         }
 
     @staticmethod
@@ -126,6 +129,7 @@ class EnvSpec:
             action=tuple(ActionPart(**tuples(part)) for part in tree["action"]),
             repeat=tree["repeat"],
             left_out=dict(tree.get("left_out", {})),
+            told=tuple(tree.get("told", ())),
         )
         _check_spec(spec)
         return spec
@@ -173,6 +177,8 @@ def _check_spec(spec: EnvSpec) -> None:
         and 0 < len(spec.action) <= MOST_KEYS
         and sum(obs.width for obs in spec.observation.values()) <= MOST_NUMBERS
         and spec.action_width <= MOST_NUMBERS
+        and plain(spec.told, str)
+        and len(spec.told) <= MOST_KEYS
         and type(spec.repeat) is int
         and 1 <= spec.repeat <= 10_000
     )

@@ -114,6 +114,30 @@ def test_episodes_of_different_lengths():
     assert collector.records == sum(map(len, replay.streams)) == collector.env_steps + len(ended)
 
 
+@pytest.mark.parametrize("vec", ["sync", "async"])
+def test_what_environments_tell_of_their_episodes(vec):
+    """Numbers of the last step's info, by the names that `episode_info` gives; what is missing is left out."""
+
+    class Nothing:
+        def add(self, *args):
+            pass
+
+    with VectorEnv(toy_config("Telling", length=3), 2, 0, vec) as envs:
+        assert envs.spec.told == ("steps", "good")
+        collector = Collector(envs, Nothing())
+        ended = [episode for _ in range(6) for episode in collector.step(Cycling())]
+    assert [episode.told for episode in ended] == [{"steps": 3.0}] * 2 + [{"steps": 3.0, "good": 1.0}] * 2
+
+
+def test_what_crashed_tells_nothing():
+    cfg = replace(toy_config("Telling", length=3), on_crash="restart")
+    with VectorEnv(cfg, 1, 0, "sync") as envs:
+        envs.reset()
+        envs._pool.board.told[:] = 1
+        envs._pool.board.clear(0)
+        assert envs.told(0) == {}
+
+
 def test_sync_and_async_collect_the_same():
     cfg = toy_config("Timeline", length=2, vary=True)
     (left, ours, ended), (right, theirs, also) = (collect(cfg, 2, 12, vec) for vec in ("sync", "async"))

@@ -61,6 +61,20 @@ class Toy(gymnasium.Env):
         return 1.0
 
 
+class Telling(Toy):
+    """Tells of every step how far it came, and of every other episode whether it was good; counts in `step`."""
+
+    episode_info = ("steps", "good")
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Any, dict]:
+        self.good = not getattr(self, "good", True)
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
+        obs, reward, terminated, truncated, _ = super().step(action)
+        return obs, reward, terminated, truncated, {"steps": self.t, **({"good": True} if self.good else {})}
+
+
 class Timeline(Toy):
     """Everything can be worked out by hand: shows [t, start], rewards 10 t + action.
 

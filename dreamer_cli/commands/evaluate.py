@@ -13,6 +13,7 @@ import numpy as np
 from dreamer_cli.acting import AgentDriver, RandomDriver
 from dreamer_cli.collector import Driver
 from dreamer_cli.commands.assemble import LoadedRun, acts_in_bf16, derive_seed
+from dreamer_cli.envs.catalog import suite_of
 from dreamer_cli.envs.make import EnvConfig
 from dreamer_cli.envs.vector import VectorEnv, absolute
 from dreamer_cli.errors import GateError, UsageError
@@ -20,6 +21,7 @@ from dreamer_cli.files import disk_error, json_bytes, write_atomic
 from dreamer_cli.planning import planner
 from dreamer_cli.report import Reporter, Result
 from dreamer_cli.requests import EvaluateRequest
+from dreamer_cli.scores import extra_scores
 from dreamer_cli.stop import StopSignal
 from dreamer_cli.table import table
 from dreamer_cli.trees import parse_settings
@@ -29,11 +31,15 @@ FILM_FRAMES = 3000  # a film of more would not be watched, and has to be held in
 
 
 class Scores(NamedTuple):
-    """Returns and lengths of whole episodes, in the order of their seeds; frames of the first (may be empty)."""
+    """Returns and lengths of whole episodes, in the order of their seeds; frames of the first (may be empty).
+
+    told: what environments tell of their episodes, by name: the mean over all.
+    """
 
     returns: list[float]
     lengths: list[int]
     frames: list[np.ndarray]
+    told: dict[str, float]
 
     @property
     def mean(self) -> float:
@@ -85,6 +91,7 @@ def play(
     count = envs.num_envs
     returns: dict[int, float] = {}
     lengths: dict[int, int] = {}
+    told: list[dict[str, float]] = []
     playing = np.arange(count)  # the episode each environment is in
     score, length = np.zeros(count), np.zeros(count, int)
     frames: list[np.ndarray] = []
@@ -103,6 +110,7 @@ def play(
             else:
                 if playing[env] < episodes:
                     returns[int(playing[env])], lengths[int(playing[env])] = float(score[env]), int(length[env])
+                    told.append(envs.told(int(env)))
                     progress(len(returns), float(score[env]))
                 playing[env] += count
             score[env], length[env] = 0.0, 0
@@ -112,7 +120,9 @@ def play(
             now = envs.reset(now.is_last)
     repeat = envs.spec.repeat
     order = range(episodes)
-    return Scores([returns[i] for i in order], [lengths[i] * repeat for i in order], frames)
+    names = dict.fromkeys(name for one in told for name in one)
+    means = {name: float(np.mean([one[name] for one in told if name in one])) for name in names}
+    return Scores([returns[i] for i in order], [lengths[i] * repeat for i in order], frames, means)
 
 
 def evaluate(request: EvaluateRequest, reporter: Reporter) -> Result:
@@ -140,7 +150,7 @@ def evaluate(request: EvaluateRequest, reporter: Reporter) -> Result:
             f"The mean return {scores[policy].mean:.6g} is below --min-return {request.min_return:g}.",
             hint=f"Train for longer: dreamer train --run-dir {loaded.run.path} --steps N",
         )
-    return Result(result, _table(scores), error)
+    return Result(result, [*_table(scores), *_extra(result)], error)
 
 
 def check_paths(request: EvaluateRequest) -> None:
@@ -166,13 +176,19 @@ def check_paths(request: EvaluateRequest) -> None:
 
 
 def _env(own: EnvConfig, request: EvaluateRequest) -> EnvConfig:
-    """The run's environment, or another one, which does not share its arguments."""
+    """The run's environment, or another one; it shares the arguments within a suite whose protocol they are."""
     typed = parse_settings(request.env_kwarg, "--env-kwarg")
     if request.env:
         other = absolute(replace(own, id=request.env, kwargs=typed))
-        if other.id != absolute(own).id:
+        if other.id != absolute(own).id and not _one_suite(str(own.id), str(other.id)):
             return other
+        own = replace(own, id=other.id)
     return replace(own, kwargs={**own.kwargs, **typed})
+
+
+def _one_suite(first: str, second: str) -> bool:
+    suite = suite_of(first)
+    return suite is not None and suite.adapts(first) and suite.adapts(second)
 
 
 def _scores(
@@ -233,6 +249,8 @@ def _document(
         "length": summarise(mine.lengths),
         "returns": mine.returns,
         "lengths": mine.lengths,
+        "told": mine.told,
+        "scores": extra_scores(str(env_cfg.id), mine.returns, mine.told),
         "dream_gap": None,
         "gate": gate,
         "video": str(video) if video else None,
@@ -251,6 +269,13 @@ def _table(scores: dict[str, Scores]) -> list[str]:
         numbers = [s["mean"], (s["ci95"][1] - s["ci95"][0]) / 2, s["std"], s["median"], s["min"], s["max"]]
         rows.append([name, str(len(score.returns)), *(f"{x:.1f}" for x in numbers), f"{np.mean(score.lengths):.1f}"])
     return table(header, rows, right=header[1:])
+
+
+def _extra(document: dict[str, Any]) -> list[str]:
+    """A line for each other score, and for what environments tell."""
+    units = {"human_normalised": " % of the way from chance to human", "crafter_score": " % (geometric mean)"}
+    lines = [f"{name.replace('_', ' ')}  {value:.1f}{units[name]}" for name, value in document["scores"].items()]
+    return lines + [f"{name}  {value:.3g}" for name, value in document["told"].items()]
 
 
 def _film(request: EvaluateRequest, scores: Scores, env_cfg: EnvConfig, reporter: Reporter) -> Path | None:

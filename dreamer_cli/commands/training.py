@@ -100,6 +100,9 @@ class Training:
             )
             state = self._resume()
             start.begin(reporter, self.envs.vec, self.keeper.inexact)
+            if self.envs.rates:
+                tried = ", ".join(f"{vec} {rate:,.0f}" for vec, rate in self.envs.rates.items())
+                reporter.note(f"--vec {self.envs.vec} is the quickest here; decisions per second: {tried}")
             self._open_displays(state)
             self._open = stack.pop_all()
 
@@ -213,7 +216,7 @@ class Training:
             self._count_restarts()
         for e in ended:
             self.returns.append(e.ret)
-            self.log.episode(Episode(e.step, self.updates, e.env, e.episode, e.ret, e.length, e.seconds))
+            self.log.episode(Episode(e.step, self.updates, e.env, e.episode, e.ret, e.length, e.seconds), e.told)
             self.display.episode(e.step, e.ret, e.length)
         self.display.update(self.env_steps, self.updates, self.collector.episodes)
 

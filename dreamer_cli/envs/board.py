@@ -21,6 +21,7 @@ class Board(NamedTuple):
 
     obs: key → N ...; reward: N float32; terminated, truncated: N bool; action: N A float32, written by the trainer.
     turn: N int64, counted up as an environment's code is entered and as it is left: odd while it runs.
+    told: N M float32, what environments tell of an episode that has just ended.
     at: N 2 int64, the episode (from 1; 0: none) and the step in it, or the one that runs.
     """
 
@@ -31,6 +32,7 @@ class Board(NamedTuple):
     action: np.ndarray
     turn: np.ndarray
     at: np.ndarray
+    told: np.ndarray
 
     def write(self, row: int, obs: dict[str, np.ndarray], reward: float, terminated: bool, truncated: bool) -> None:
         """Fill one row."""
@@ -41,9 +43,10 @@ class Board(NamedTuple):
         self.truncated[row] = truncated
 
     def clear(self, row: int) -> None:
-        """Zeros: nothing was observed, and nothing runs."""
+        """Zeros: nothing was observed, and nothing runs; and nothing is told."""
         for array in (*self.obs.values(), *self[1:4], *self[5:]):
             array[row] = 0
+        self.told[row] = np.nan
 
 
 class Memory:
@@ -81,8 +84,8 @@ def board(spec: EnvSpec, num_envs: int, memory: Any) -> Board:
     for name, shape, dtype in _fields(spec, num_envs):
         arrays[name] = np.ndarray(shape, dtype, memory, offset)
         offset += _padded(shape, dtype)
-    own = {name: arrays.pop(name) for name in ("/reward", "/terminated", "/truncated", "/action", "/turn", "/at")}
-    return Board(arrays, *own.values())
+    own = [arrays.pop(name) for name in list(arrays) if name.startswith("/")]
+    return Board(arrays, *own)
 
 
 def _fields(spec: EnvSpec, num_envs: int) -> Iterator[tuple[str, tuple[int, ...], np.dtype]]:
@@ -95,6 +98,7 @@ def _fields(spec: EnvSpec, num_envs: int) -> Iterator[tuple[str, tuple[int, ...]
     yield "/action", (num_envs, spec.action_width), np.dtype(np.float32)
     yield "/turn", (num_envs,), np.dtype(np.int64)
     yield "/at", (num_envs, 2), np.dtype(np.int64)
+    yield "/told", (num_envs, len(spec.told)), np.dtype(np.float32)
 
 
 def _padded(shape: tuple[int, ...], dtype: np.dtype) -> int:

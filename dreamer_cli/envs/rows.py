@@ -145,6 +145,7 @@ class Rows:
         finally:
             board.turn[row] += 1
         board.write(row, obs, reward, terminated, truncated)
+        board.told[row] = env.told
         if trail is not None:
             trail.stepped(action)
         return terminated or truncated

@@ -73,6 +73,9 @@ class Pixels(gymnasium.Wrapper):
         self.names = {key: "own_image" if key == "image" else key for key in own}
         picture = spaces.Box(0, 255, (*self.size, 3), np.uint8)
         self.observation_space = spaces.Dict([("image", picture), *((self.names[k], s) for k, s in own.items())])
+        drawn: Any = getattr(env.unwrapped, "dreamer_picture", None)
+        # Some draw at any size, so that nothing has to be made smaller, and films can have another one.
+        self._draw = (lambda: drawn(self.size)) if callable(drawn) else lambda: self.env.render()
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Reset, and render the first picture."""
@@ -94,7 +97,9 @@ class Pixels(gymnasium.Wrapper):
     def _picture(self) -> np.ndarray:
         hint = "Leave out --pixels, or give the environment an rgb_array render mode."
         try:
-            frame = as_frame(self.env.render())
+            frame = as_frame(self._draw())
+        except DreamerError:
+            raise
         except Exception as err:
             raise EnvError(f"{self.env_id} renders no picture: {type(err).__name__}: {err}", hint=hint) from err
         if frame is None:
@@ -107,12 +112,14 @@ class Pixels(gymnasium.Wrapper):
 class DreamerEnv(gymnasium.Wrapper):
     """Observations as a flat dict of settled arrays, the action as one flat float32 vector, every value checked.
 
-    `info` is dropped: nothing here reads it, and it can be anything, also what no process can send.
+    `info` is dropped, for it can be anything, also what no process can send. But numbers in it that the environment
+    names in an attribute `episode_info`, say `("success",)`, are kept of every episode's last step, to be logged.
 
     Attributes:
         spec_dreamer: what the agent is built from.
         number: which environment of a vector this is, for messages; None where there is one only.
         episode, steps: how many episodes were begun, and decisions in this one; may be set, for messages.
+        told: the numbers of `spec_dreamer.told`, of the episode that ended last; NaN where one is missing.
     """
 
     def __init__(self, env: gymnasium.Env, env_id: str, repeat: int = 1, size: Size | None = None) -> None:
@@ -125,7 +132,9 @@ class DreamerEnv(gymnasium.Wrapper):
             action=self.actions.parts,
             repeat=repeat,
             left_out=self.observations.left_out,
+            told=_told(env),
         )
+        self.told = np.full(len(self.spec_dreamer.told), np.nan, np.float32)
         self.observation_space = spaces.Dict({key: _space(spec) for key, spec in self.observations.specs.items()})
         self.action_space = spaces.Box(-np.inf, np.inf, (self.actions.width,), np.float32)
         self.number: int | None = None
@@ -157,7 +166,9 @@ class DreamerEnv(gymnasium.Wrapper):
         result = self._guard("step", lambda: self.env.step(self.actions.decode(action)))
         if not isinstance(result, tuple) or len(result) != 5:
             raise self._broken("step() did not return five values", OLD_API)
-        obs, reward, terminated, truncated, _ = result
+        obs, reward, terminated, truncated, info = result
+        if len(self.told) and (terminated or truncated):
+            self.told[:] = [_number(info, name) for name in self.spec_dreamer.told]
         return self._settle(obs), self._reward(reward), bool(terminated), bool(truncated), {}
 
     def frame(self) -> np.ndarray | None:
@@ -202,6 +213,20 @@ class DreamerEnv(gymnasium.Wrapper):
         where = f"step {self.steps} of episode {self.episode}"
         where += "" if self.number is None else f" in environment {self.number}"
         return EnvError(f"{self.env_id}, {where}: {what}", hint=hint)
+
+
+def _told(env: gymnasium.Env) -> tuple[str, ...]:
+    """Names of what is told at the end of an episode; an attribute of another type means something else."""
+    names = getattr(env.unwrapped, "episode_info", ())
+    plain = isinstance(names, (tuple, list)) and all(isinstance(name, str) for name in names)
+    return tuple(dict.fromkeys(names)) if plain else ()
+
+
+def _number(info: Any, name: str) -> float:
+    try:
+        return float(info[name])
+    except (KeyError, TypeError, ValueError):
+        return math.nan
 
 
 def as_frame(rendered: Any) -> np.ndarray | None:

@@ -9,10 +9,13 @@ import pytest
 
 from dreamer_cli.acting import RandomDriver
 from dreamer_cli.cli import main
-from dreamer_cli.commands.evaluate import play
+from dreamer_cli.commands.evaluate import _env, play
+from dreamer_cli.envs.make import EnvConfig
 from dreamer_cli.envs.vector import VectorEnv
 from dreamer_cli.errors import Interrupted
-from tests.toys import toy_config
+from dreamer_cli.requests import EvaluateRequest
+from dreamer_cli.scores import extra_scores
+from tests.toys import toy, toy_config
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +41,33 @@ def test_an_episode_that_a_crash_cut_off_does_not_count(tmp_path):
         scores = play(envs, RandomDriver(envs.spec, {}, 0), 3)
         assert envs.restarts == 1
     assert scores.lengths == [10, 10, 10]
+
+
+def test_what_environments_tell_and_other_scores_stand_in_the_document(tmp_path, capsys):
+    run = str(tmp_path / "run")
+    env = ["-e", toy("Telling"), "--env-kwarg", "length=3"]
+    assert main(["train", *env, "-p", "debug", "--steps", "60", "--run-dir", run, "-q", "-s", "run.log_every=20"]) == 0
+    record = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert (record["told/steps"], record["told/good"]) == (3, 1)
+    capsys.readouterr()
+    assert main(["evaluate", run, "--episodes", "4", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["told"] == {"steps": 3, "good": 1}
+    assert document["scores"] == {}
+    assert extra_scores("ALE/Boxing-v5", [12.1], {}) == {"human_normalised": pytest.approx(100)}
+
+
+@pytest.mark.parametrize(
+    ("own", "other", "kwargs"),
+    [
+        ("ALE/Pong-v5", "ALE/Boxing-v5", {"noop_max": 30, "mode": 1}),
+        ("CartPole-v1", "Pendulum-v1", {"mode": 1}),
+        ("CartPole-v1", "CartPole-v1", {"noop_max": 30, "mode": 1}),
+    ],
+)
+def test_another_game_is_played_by_the_same_rules(own, other, kwargs):
+    request = EvaluateRequest(run="run", env=other, env_kwarg=("mode=1",))
+    assert _env(EnvConfig(id=own, kwargs={"noop_max": 30}), request).kwargs == kwargs
 
 
 def test_a_stop_is_noticed_at_every_step():
