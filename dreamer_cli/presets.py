@@ -7,6 +7,10 @@ A preset is a YAML file with the keys of the configuration tree and, of its own,
     title, source, parameters
     sizes: false  for algorithms that the size presets do not fit
     envs          for suites: patterns of the ids that choose it
+    pixels        for suites: whether it is chosen where pictures are asked for (true), or where they are not (false)
+
+and `named:`, settings that count only where the preset is named with `-p`: a benchmark's size and train ratio. In there
+`size: 12m` stands for the settings of that size.
 
 Later layers win: base < algorithm < default size < suite < `-c` < `-p` < `--size` < options < `-s`.
 Nothing here knows which keys exist; `config.py` does.
@@ -32,13 +36,14 @@ MAX_CHAIN = 20
 
 @dataclass(frozen=True)
 class Preset:
-    """One preset file. `name` as users type it, `tree` without `extends` and `about`."""
+    """One preset file. `name` as users type it, `tree` without `extends`, `about` and `named`."""
 
     name: str
     path: Path
     tree: Tree
     about: Tree
     extends: str | None = None
+    named: Tree = field(default_factory=dict)
 
     @property
     def kind(self) -> str:
@@ -155,11 +160,15 @@ def find(name: str, beside: Path | None = None) -> Preset:
     return _read_once(str(path), name)
 
 
-def suite_for(env_id: str) -> Preset | None:
-    """The suite's preset that an environment id chooses, if there is one."""
+def suite_for(env_id: str, pixels: bool = False) -> Preset | None:
+    """The suite's preset that an environment id chooses, if there is one.
+
+    pixels: whether pictures are asked for, instead of numbers or beside them.
+    """
     for name in names("suite"):
         preset = find(name)
-        if any(fnmatch.fnmatchcase(env_id, str(pattern)) for pattern in preset.about.get("envs", [])):
+        fits = any(fnmatch.fnmatchcase(env_id, str(pattern)) for pattern in preset.about.get("envs", []))
+        if fits and preset.about.get("pixels", pixels) == pixels:
             return preset
     return None
 
@@ -192,6 +201,12 @@ def resolve_tree(
     typed = parse_settings(settings)
     config = None if config_file is None else _read(str(config_file), str(config_file))
     merged = Merged(presets=tuple(presets))
+    for preset in (*named, *([config] if config is not None else [])):
+        if preset.named and (preset is config or preset.kind == "algorithm"):
+            raise ConfigError(
+                f"{preset.path}: `named` counts only in suites and overlays that are named with -p.",
+                hint="Write its settings beside it instead.",
+            )
 
     if config is not None and "schema_version" in config.tree:
         algorithm, overlays = None, named
@@ -205,8 +220,12 @@ def resolve_tree(
         _add_default_size(merged, algorithm, has_pixels, asked=size is not None)
 
     chosen = typed.get("env", {}).get("id") if isinstance(typed.get("env"), dict) else None
-    suite = _suite(chosen or env or _env_of(named)) if config is None else None
-    if suite is not None and suite.name not in presets:
+    chains = [part for preset in named for part in preset.chain() if part.kind != "base"]
+    wants = [_pixels_of(tree) for tree in (typed, *(part.tree for part in chains))]
+    wants.append((options or {}).get("env.pixels", (None, ""))[0])
+    pixels = any(want in ("only", "both") for want in wants)
+    suite = _suite(chosen or env or _env_of(named), pixels) if config is None else None
+    if suite is not None and all(part.name != suite.name for part in chains):
         merged.add(suite.tree, suite.origin)
         merged.notes.append(f"preset {suite.name} added for {chosen or env or _env_of(named)}")
     if config is not None:
@@ -218,6 +237,7 @@ def resolve_tree(
         for part in preset.chain():
             if part.kind != "base":  # the bottom layer already; again, it would undo everything
                 merged.add(part.tree, part.origin)
+                _add_named(merged, part, algorithm)
         if preset.tree and preset.origin not in merged.origins.values():
             merged.notes.append(f"preset {preset.name} changes nothing here: its settings are for other kinds of parts")
     if size is not None:
@@ -270,8 +290,22 @@ def _add_default_size(merged: Merged, algorithm: Preset, has_pixels: bool | None
     merged.add(_size(size).tree, f"size {size}, because {seen}")
 
 
-def _suite(env_id: object) -> Preset | None:
-    return suite_for(env_id) if isinstance(env_id, str) else None
+def _add_named(merged: Merged, preset: Preset, algorithm: Preset | None) -> None:
+    """What a preset brings because it was named; its size only where the algorithm takes one."""
+    named = dict(preset.named)
+    size = named.pop("size", None)
+    if size is not None and (algorithm is None or _takes_sizes(algorithm)):
+        merged.add(_size(str(size)).tree, preset.origin)
+    merged.add(named, preset.origin)
+
+
+def _suite(env_id: object, pixels: bool) -> Preset | None:
+    return suite_for(env_id, pixels) if isinstance(env_id, str) else None
+
+
+def _pixels_of(tree: Tree) -> object:
+    env = tree.get("env")
+    return env.get("pixels") if isinstance(env, dict) else None
 
 
 def _env_of(presets: list[Preset]) -> object:
@@ -291,12 +325,13 @@ def _natural(name: str) -> tuple[str, int]:
 
 def _read(path: str, name: str) -> Preset:
     tree = migrate_config(yamlio.load_file(Path(path)), path)
-    about, extends = tree.pop("about", None) or {}, tree.pop("extends", None)
-    if not isinstance(about, dict):
-        raise ConfigError(f"{path}: about is {yamlio.describe(about)}, but wants a mapping.")
+    about, extends, named = tree.pop("about", None) or {}, tree.pop("extends", None), tree.pop("named", None) or {}
+    for key, value in (("about", about), ("named", named)):
+        if not isinstance(value, dict):
+            raise ConfigError(f"{path}: {key} is {yamlio.describe(value)}, but wants a mapping.")
     if extends is not None and not isinstance(extends, str):
         raise ConfigError(f"{path}: extends is {yamlio.describe(extends)}, but wants the name of one preset.")
-    return Preset(name, Path(path), tree, about, extends)
+    return Preset(name, Path(path), tree, about, extends, named)
 
 
 @cache

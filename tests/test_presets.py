@@ -352,7 +352,59 @@ def test_presets_in_a_circle(tmp_path):
 def test_names():
     assert presets.sizes() == ["1m", "12m", "25m", "50m", "100m", "200m", "400m"]
     assert {"dreamerv3", "classic", "cpu", "debug"} <= set(presets.names())
-    assert presets.names("suite") == ["classic"]
+    suites = {"atari", "atari100k", "dmc-proprio", "dmc-vision", "crafter", "minigrid", "minatar", "classic"}
+    assert suites <= set(presets.names("suite"))
+
+
+def test_a_benchmark_brings_its_size_and_ratio_only_where_it_is_named():
+    """The id brings the protocol; `-p` what the published curve was made with, and --size wins over it."""
+    by_id = presets.resolve_tree(env="dmc/walker-walk", has_pixels=False).tree
+    assert by_id["env"]["repeat"] == 2
+    assert by_id["run"]["train_ratio"] != 512
+    named = presets.resolve_tree(env="dmc/walker-walk", presets=["dmc-proprio"], has_pixels=False)
+    assert (named.tree["run"]["train_ratio"], named.tree["run"]["num_envs"], named.tree["run"]["steps"]) == (
+        512,
+        16,
+        600_000,
+    )
+    assert named.tree["world"]["dynamics"]["core"]["units"] == 2048
+    assert named.notes == []
+    smaller = presets.resolve_tree(env="dmc/walker-walk", presets=["dmc-proprio"], size="1m").tree
+    assert smaller["world"]["dynamics"]["core"]["units"] == 512
+    today = presets.resolve_tree(env="dmc/walker-walk", presets=["dmc-proprio-2026"]).tree
+    assert (today["env"]["repeat"], today["run"]["train_ratio"]) == (1, 1024)
+
+
+def test_an_algorithm_of_one_size_takes_a_benchmark_without_it():
+    planet = presets.resolve_tree(env="dmc/walker-walk", presets=["planet", "dmc-vision"]).tree
+    assert planet["world"]["dynamics"]["core"]["units"] == 200
+    assert planet["run"]["train_ratio"] == 512
+
+
+def test_what_counts_only_where_it_is_named_has_no_place_elsewhere(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("named: {run: {steps: 3}}\n")
+    with pytest.raises(ConfigError, match="named"):
+        presets.resolve_tree(env="CartPole-v1", config_file=file)
+    file.write_text("extends: dreamerv3\nabout: {kind: algorithm}\nnamed: {run: {steps: 3}}\n")
+    with pytest.raises(ConfigError, match="named"):
+        presets.resolve_tree(env="CartPole-v1", presets=[str(file)])
+    file.write_text("named: {run: {steps: 3}}\n")
+    assert presets.resolve_tree(env="CartPole-v1", presets=[str(file)]).tree["run"]["steps"] == 3
+
+
+def test_pixels_choose_the_suite_that_learns_from_them():
+    typed = presets.resolve_tree(env="dmc/walker-walk", options={"env.pixels": ("only", "--pixels")})
+    assert typed.suite == "dmc-vision"
+    assert presets.resolve_tree(env="dmc/walker-walk", settings=["env.pixels=both"]).suite == "dmc-vision"
+    assert presets.resolve_tree(env="dmc/walker-walk").suite == "dmc-proprio"
+
+
+def test_atari_within_100k_decisions_is_atari_with_other_numbers():
+    tree = presets.resolve_tree(env="ALE/Pong-v5", presets=["atari100k"]).tree
+    assert tree["env"]["kwargs"]["repeat_action_probability"] == 0
+    assert tree["env"]["kwargs"]["maxpool"] is True
+    assert (tree["env"]["image_size"], tree["run"]["num_envs"], tree["run"]["train_ratio"]) == ([64, 64], 1, 256)
 
 
 @pytest.mark.parametrize("name", ["base", *presets.names()])
