@@ -172,10 +172,13 @@ def replay_plan(cfg: Config, agent: Agent) -> Plan:
     return plan(agent.spec, cfg.run.num_envs, latent_fields(agent), capacity, max_bytes, cfg.replay.batch_length)
 
 
-def build_replay(cfg: Config, agent: Agent) -> Replay:
-    """An empty replay."""
+def build_replay(cfg: Config, agent: Agent, device: torch.device | None = None) -> Replay:
+    """An empty replay.
+
+    device: that learns from it; None: the agent's.
+    """
     capacity, max_bytes = replay_limits(cfg, agent.spec)
-    device = next(agent.parameters()).device
+    device = device or next(agent.parameters()).device
     sizes = plan(agent.spec, cfg.run.num_envs, latent_fields(agent), capacity, max_bytes, cfg.replay.batch_length)
     return Replay(
         agent.spec,

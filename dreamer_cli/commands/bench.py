@@ -17,6 +17,8 @@ from dreamer_cli.commands.bench_text import lines
 from dreamer_cli.commands.workload import (
     MANY,
     SPECS,
+    Bare,
+    Collection,
     Play,
     Workload,
     flop_of_update,
@@ -169,21 +171,47 @@ def _measure(request: BenchRequest, cases: Sequence[Case], reporter: Reporter) -
                 measured.append(Measured(case, parts, request.sections, flop, peak))
                 task.advance()
         products = {key: Product(*key) for key in {(m.case.device, m.case.dtype, m.case.threads) for m in measured}}
-        plays: dict[str, tuple[Play, Probe]] = {}
+        plays: dict[str, Played] = {}
         for case in cases if "env" in parts else ():
-            key = repr((case.plays.env, case.plays.run.num_envs))
-            if key not in plays:
-                play = Play(case.plays.env, case.plays.run.num_envs)
-                stack.callback(play.envs.close)
-                plays[key] = play, Probe(play.step, CPU)
+            if (key := _play_key(case)) not in plays:
+                plays[key] = Played(case.plays, stack)
         probes = [probe for m in measured for probe in m.probes.values()]
         probes += [product.probe for product in products.values()] if "update" in parts else []
-        probes += [probe for _, probe in plays.values()]
+        probes += [probe for played in plays.values() for probe in played.probes.values()]
         with reporter.progress("measuring", total=len(probes) * (request.repeats + 1)) as task:
             in_turns(probes, request.repeats, task.advance)
     runs = [m.document(products, plays) for m in measured]
     first = {key: value for key, value in runs[0].items() if key != "label"}
     return {**first, "repeats": request.repeats, "versions": versions(), "runs": runs}
+
+
+def _play_key(case: Case) -> str:
+    """What a rate of collection depends on: the environments, and what is stored of each record."""
+    plays = case.plays
+    return repr((plays.env, plays.run.num_envs, plays.world.dynamics, plays.replay))
+
+
+class Played:
+    """Environments with their probes: stepped, collected from, and without anything of ours where that can be had.
+
+    Args:
+        stack: closes them.
+    """
+
+    def __init__(self, cfg: Config, stack: contextlib.ExitStack) -> None:
+        self.cfg, count = cfg, cfg.run.num_envs
+        play = stack.enter_context(contextlib.closing(Play(cfg.env, count)))
+        self.vec, self.steps = play.envs.vec, play.steps
+        collection = stack.enter_context(contextlib.closing(Collection(cfg, self.vec)))
+        self.probes = {"": Probe(play.step, CPU), "collected_": Probe(collection.step, CPU)}
+        if (bare := Bare.of(cfg.env, count)) is not None:
+            self.probes["bare_"] = Probe(stack.enter_context(contextlib.closing(bare)).step, CPU)
+
+    def document(self) -> dict[str, Any]:
+        """Environment steps per second of each, with their circumstances."""
+        rates = {f"{name}steps_per_second": self.steps / probe.median for name, probe in self.probes.items()}
+        also = {"id": self.cfg.env.id, "num_envs": self.cfg.run.num_envs, "vec": self.vec}
+        return {"bare_steps_per_second": None, **rates, **also}
 
 
 class Measured:
@@ -216,7 +244,7 @@ class Measured:
             calls |= {"sample": work.sample, "insert": work.insert}
         self.probes = {name: Probe(call, work.device, case.threads) for name, call in calls.items()}
 
-    def document(self, products: dict[Any, Product], plays: dict[str, tuple[Play, Probe]]) -> dict[str, Any]:
+    def document(self, products: dict[Any, Product], plays: dict[str, Played]) -> dict[str, Any]:
         """What was measured, with its circumstances."""
         case, cfg = self.case, self.case.cfg
         update = self._update(products[case.device, case.dtype, case.threads]) if "update" in self.parts else None
@@ -234,7 +262,7 @@ class Measured:
             "update": update,
             "policy": policy,
             "replay": replay,
-            "env": self._playing(plays) if "env" in self.parts else None,
+            "env": plays[_play_key(case)].document() if "env" in self.parts else None,
             "sections": self.work.by_section if self.work and "sections" in self.probes else None,
             "device": str(case.device),
             "device_name": device_name(case.device),
@@ -264,13 +292,3 @@ class Measured:
     def _acting(self, name: str, envs: int) -> dict[str, Any]:
         spread = self.probes[name].spread
         return {"steps_per_second": envs / spread["seconds"], "num_envs": envs, **spread}
-
-    def _playing(self, plays: dict[str, tuple[Play, Probe]]) -> dict[str, Any]:
-        cfg = self.case.plays
-        play, probe = plays[repr((cfg.env, cfg.run.num_envs))]
-        return {
-            "steps_per_second": play.steps / probe.median,
-            "id": cfg.env.id,
-            "num_envs": cfg.run.num_envs,
-            "vec": play.envs.vec,
-        }

@@ -1,5 +1,6 @@
 """The tables of `dreamer bench`: one for each part, one row for each configuration."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -112,13 +113,15 @@ def _replays(runs: Sequence[Run]) -> list[str]:
 
 def _envs(runs: Sequence[Run]) -> list[str]:
     """Environments: configurations mostly share one."""
+    played = [run["env"] for run in runs if run["env"] is not None]
+    with_bare = any(env["bare_steps_per_second"] for env in played)
+    rates = ["steps_per_second", "collected_steps_per_second", *(["bare_steps_per_second"] if with_bare else [])]
     found = {
-        (run["env"]["id"], str(run["env"]["num_envs"]), run["env"]["vec"], _digits(run["env"]["steps_per_second"]))
-        for run in runs
-        if run["env"] is not None
+        (env["id"], str(env["num_envs"]), env["vec"], *(_digits(env[rate] or math.nan) for rate in rates))
+        for env in played
     }
-    header = ["environment", "side by side", "", "steps/s"]
-    return table(header, sorted(found), right=(header[1], header[3]), give="environment") if found else []
+    header = ["environment", "side by side", "", "steps/s", "collected", *(["bare"] if with_bare else [])]
+    return table(header, sorted(found), right=(header[1], *header[3:]), give="environment") if found else []
 
 
 def _digits(value: float) -> str:

@@ -15,16 +15,19 @@ import torch
 from dreamer_cli import sections
 from dreamer_cli.acting import AgentDriver, RandomDriver, latent_fields
 from dreamer_cli.checks import validate
+from dreamer_cli.collector import Collector
 from dreamer_cli.commands.assemble import (
     build_agent,
     build_learner,
     build_replay,
     captures,
     choose_device,
+    outline,
     runs_in_bf16,
 )
 from dreamer_cli.config import Config
-from dreamer_cli.envs.make import EnvConfig
+from dreamer_cli.envs.make import EnvConfig, Vec
+from dreamer_cli.envs.native import open_games, why_not
 from dreamer_cli.envs.vector import VectorEnv
 from dreamer_cli.measure import WARM_UP, count_flop, forget_peak, memory, synchronize
 from dreamer_cli.registry import to_tree
@@ -175,6 +178,59 @@ class Play:
             self.envs.reset(self.now.is_last)
         self.now = self.envs.step(self._actions[self._done % len(self._actions)])
         self._done += 1
+
+    def close(self) -> None:
+        """End the environments."""
+        self.envs.close()
+
+
+class Collection:
+    """The same as a training does it while chance acts: every record goes to the replay, with room for a latent."""
+
+    def __init__(self, cfg: Config, vec: Vec) -> None:
+        envs = cfg.run.num_envs
+        self.envs = VectorEnv(cfg.env, envs, seed=0, vec=vec)
+        agent = outline(cfg, self.envs.spec)
+        per_env = max(2 * (cfg.replay.batch_length + 1), RECORDS // envs)
+        room = replace(cfg, replay=replace(cfg.replay, capacity=per_env * envs))
+        self.collector = Collector(self.envs, build_replay(room, agent, torch.device("cpu")))
+        self.chance = RandomDriver(self.envs.spec, latent_fields(agent), 0)
+
+    def step(self) -> None:
+        """One decision in each."""
+        self.collector.step(self.chance)
+
+    def close(self) -> None:
+        """End the environments."""
+        self.envs.close()
+
+
+class Bare:
+    """A suite's own vector of environments, with nothing of ours around it; actions are of no type of ours, either.
+
+    `of` makes one, or None where there is none.
+    """
+
+    def __init__(self, games: Any, num_envs: int) -> None:
+        self.games = games
+        choices = np.random.default_rng(0).integers(games.single_action_space.n, size=(64, num_envs))
+        self._actions = choices.astype(np.int64)
+        self._done = 0
+        games.reset(seed=0)
+
+    @classmethod
+    def of(cls, cfg: EnvConfig, num_envs: int) -> "Bare | None":
+        """ALE's, stepped by as many threads as `env.workers` says."""
+        return cls(open_games(cfg, num_envs, cfg.workers or 0), num_envs) if why_not(cfg) is None else None
+
+    def step(self) -> None:
+        """One decision in each; what has ended begins again by itself."""
+        self.games.step(self._actions[self._done % len(self._actions)])
+        self._done += 1
+
+    def close(self) -> None:
+        """End the environments."""
+        self.games.close()
 
 
 def peak_on_cpu(cfg: Config, spec: EnvSpec) -> int | None:

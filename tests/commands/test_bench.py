@@ -59,6 +59,8 @@ def test_several_configurations_with_all_parts(monkeypatch):
     assert document["policy"]["batched"]["num_envs"] == 16
     assert document["replay"]["sample_ms"] > 0
     assert document["env"]["steps_per_second"] > 0
+    assert document["env"]["collected_steps_per_second"] > 0
+    assert document["env"]["bare_steps_per_second"] is None, "CartPole has no vector of its own here"
     assert document["env"]["id"] == "CartPole-v1"
     assert sum(document["sections"].values()) > 0
     assert max(map(len, result.text)) <= 80
@@ -161,3 +163,14 @@ def test_memory_grows_with_the_batch():
     small, large = peak("replay.batch_size=4"), peak("replay.batch_size=32")
     assert 0 < small < large
     assert lines(bench(only=("env",)).json)
+
+
+def test_games_are_measured_without_anything_of_ours():
+    document = bench(
+        env="ALE/Pong-v5", only=("env",), settings=("env.image_size=[16,16]",), sweep=(("env.vec", ("sync", "native")),)
+    )
+    for run in document.json["runs"]:
+        played = run["env"]
+        assert min(played[f"{way}steps_per_second"] for way in ("", "collected_", "bare_")) > 10
+    assert [run["env"]["vec"] for run in document.json["runs"]] == ["sync", "native"]
+    assert any("BARE" in line for line in document.text)
