@@ -1,10 +1,23 @@
 """`dreamer inspect`, `runs`, `presets`, `envs`, `doctor`: commands that only look."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
-from dreamer_cli.cli.options import CheckpointOption, EnvKwarg, Run, RunsDir, complete_from, flag, option, preset_names
+from dreamer_cli.cli.options import (
+    CheckpointOption,
+    EnvKwarg,
+    Run,
+    RunsDir,
+    complete_from,
+    env_ids,
+    flag,
+    option,
+    parse_image_size,
+    place,
+    preset_names,
+)
 from dreamer_cli.cli.session import Session
 from dreamer_cli.report import Result
 
@@ -73,13 +86,27 @@ def envs_list(
 
 def envs_check(
     session: Session,
-    env: Annotated[str, typer.Argument(metavar="ID", help="As for train --env.", show_default=False)],
+    env: Annotated[
+        str,
+        typer.Argument(
+            metavar="ID", help="As for train --env.", autocompletion=complete_from(env_ids), show_default=False
+        ),
+    ],
     env_kwarg: EnvKwarg = None,
+    pixels: Annotated[bool, flag("--pixels", help="As for train: render it, learn from the pixels.")] = False,
+    image_size: Annotated[
+        Any, option("--image-size", metavar="HxW", parser=parse_image_size, help="Size of images, as for train.")
+    ] = None,
+    out: Annotated[
+        Path | None, place("--out", "-o", metavar="FILE", help="Write a .png of what the encoder will see.")
+    ] = None,
 ) -> Result:
     """Check an environment: Gymnasium's checker, what Dreamer needs, what the encoder will see."""
     from dreamer_cli.commands import envs as command
 
-    return command.check_env(env, session.report, env_kwarg=tuple(env_kwarg or ()))
+    return command.check_env(
+        env, session.report, env_kwarg=tuple(env_kwarg or ()), pixels=pixels, image_size=image_size, out=out
+    )
 
 
 def doctor(session: Session) -> Result:

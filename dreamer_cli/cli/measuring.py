@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
-from dreamer_cli.cli.options import choice, complete_from, count, flag, option, preset_names
+from dreamer_cli.cli.options import choice, complete_from, count, env_ids, flag, option, preset_names
 from dreamer_cli.cli.options import device as device_option
 from dreamer_cli.cli.session import Session
 from dreamer_cli.errors import UsageError, closest
@@ -51,7 +51,14 @@ def bench(
     session: Session,
     env: Annotated[
         str | None,
-        option("--env", "-e", metavar="ID", panel=WHAT, help="Its spaces, and its speed; without: made-up spaces."),
+        option(
+            "--env",
+            "-e",
+            metavar="ID",
+            panel=WHAT,
+            help="Its spaces, and its speed; without: made-up spaces.",
+            autocompletion=complete_from(env_ids),
+        ),
     ] = None,
     env_kwarg: Annotated[
         list[str] | None,

@@ -11,7 +11,9 @@ from dreamer_cli.cli.options import (
     RunsDir,
     Seed,
     choice,
+    complete_from,
     count,
+    env_ids,
     flag,
     option,
     place,
@@ -46,7 +48,14 @@ def evaluate(
         option("--plan", metavar="K=V", help="Setting of the policy plan, such as candidates=100; repeatable."),
     ] = None,
     env: Annotated[
-        str | None, option("--env", "-e", metavar="ID", help="Another environment with the same spaces.")
+        str | None,
+        option(
+            "--env",
+            "-e",
+            metavar="ID",
+            help="Another environment with the same spaces.",
+            autocompletion=complete_from(env_ids),
+        ),
     ] = None,
     env_kwarg: EnvKwarg = None,
     min_return: Annotated[

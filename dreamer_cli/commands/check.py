@@ -7,20 +7,26 @@ import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from gymnasium.utils import env_checker
 
+from dreamer_cli.config import resolve
 from dreamer_cli.envs.make import EnvConfig, bare_env, make_env
 from dreamer_cli.envs.wrappers import DreamerEnv
 from dreamer_cli.errors import DreamerError, EnvError
 from dreamer_cli.report import Reporter, Result
-from dreamer_cli.spaces import action_from_indices
+from dreamer_cli.spaces import action_from_indices, as_rgb
 from dreamer_cli.table import table
 from dreamer_cli.trees import parse_settings
+from dreamer_cli.video import check_format, write_picture
 
 PLAY_STEPS, PLAY_S, SAME_STEPS = 2000, 5.0, 30
 LARGE_REWARD, SMALL_REWARD = 1e4, 1e-4
+STILLS = (0, 1, 4, 16, 64, 256)  # decisions after which the picture shows what is seen
+TALL, GAP = 192, 4  # pixels of a still, at least, and between two
 
 
 @dataclass
@@ -35,16 +41,38 @@ class Play:
     truncated: int = 0
     low: dict[str, float] = field(default_factory=dict)
     high: dict[str, float] = field(default_factory=dict)
+    stills: list[dict[str, np.ndarray]] = field(default_factory=list)
 
 
-def check_env(env_id: str, report: Reporter, env_kwarg: Sequence[str] = ()) -> Result:
-    """Try an environment out; problems that would stop a training end in exit code 3.
+def check_env(
+    env_id: str,
+    report: Reporter,
+    env_kwarg: Sequence[str] = (),
+    *,
+    pixels: bool | None = None,
+    image_size: tuple[int, int] | None = None,
+    out: Path | None = None,
+) -> Result:
+    """Try an environment out as a training would play it; problems that would stop it end in exit code 3.
+
+    Args:
+        out: where a picture of what the encoder sees goes; None writes none.
 
     Raises:
         EnvError: it cannot be built, or shows or takes nothing that can be learnt.
         ConfigError: an `env_kwarg` is no NAME=VALUE.
+        UsageError: `out` is no .png. ResourceError: it cannot be written.
     """
-    cfg = EnvConfig(id=env_id, kwargs=parse_settings(env_kwarg, "--env-kwarg"))
+    if out is not None:
+        check_format(out, (".png",))
+    typed: dict[str, tuple[Any, str]] = {}
+    if pixels:
+        typed["env.pixels"] = ("only", "--pixels")
+    if image_size is not None:
+        typed["env.image_size"] = (image_size, "--image-size")
+    if env_kwarg:
+        typed["env.kwargs"] = (parse_settings(env_kwarg, "--env-kwarg"), "--env-kwarg")
+    cfg = resolve(env=env_id, options=typed).config.env
     env = make_env(cfg, "rgb_array")
     play, error, frame, same = Play(), None, None, None
     try:
@@ -58,6 +86,9 @@ def check_env(env_id: str, report: Reporter, env_kwarg: Sequence[str] = ()) -> R
     checker = gymnasium_checker(cfg)
     problems = [*_judge(env, play, frame, same), *(f"Gymnasium's checker: {said}" for said in checker)]
     spec = env.spec_dreamer
+    picture = contact_sheet(play.stills, [key for key, obs in spec.observation.items() if obs.kind == "image"])
+    if out is not None and picture is not None:
+        write_picture(out, picture)
     mean = float(np.mean(play.returns)) if play.returns else None
     result = {
         "env": env_id,
@@ -80,9 +111,15 @@ def check_env(env_id: str, report: Reporter, env_kwarg: Sequence[str] = ()) -> R
         "steps_per_second": play.steps * spec.repeat / play.seconds if play.seconds else None,
         "deterministic": same,
         "render": list(frame.shape[:2]) if frame is not None else None,
+        "picture": str(out) if out is not None and picture is not None else None,
         "problems": problems,
     }
-    return Result(result, _text(env_id, env, play, frame, same, problems), error=error)
+    text = _text(env_id, env, play, frame, same, problems)
+    if result["picture"]:
+        text.append(f"what the encoder sees: {out}")
+    elif out is not None:
+        report.warn(f"{env_id} shows no picture to the encoder, so {out} was not written")
+    return Result(result, text, error=error)
 
 
 def random_action(env: DreamerEnv, rng: np.random.Generator) -> np.ndarray:
@@ -104,6 +141,8 @@ def random_play(env: DreamerEnv, play: Play) -> None:
         for key, value in obs.items():
             play.low[key] = min(play.low.get(key, np.inf), float(value.min()))
             play.high[key] = max(play.high.get(key, -np.inf), float(value.max()))
+        if play.steps in STILLS:
+            play.stills.append(obs)
         obs, reward, terminated, truncated, _ = env.step(random_action(env, rng))
         play.steps += 1
         play.seconds = time.perf_counter() - began
@@ -114,6 +153,20 @@ def random_play(env: DreamerEnv, play: Play) -> None:
             play.truncated += truncated and not terminated
             play.returns.append(total)
             obs, total = env.reset(seed=play.steps)[0], 0.0
+
+
+def contact_sheet(stills: Sequence[dict[str, np.ndarray]], keys: Sequence[str]) -> np.ndarray | None:
+    """uint8 (rows, columns, 3): a row for each key, what it showed from left to right; None where there is nothing."""
+    if not stills or not keys:
+        return None
+    rows = []
+    for key in keys:
+        times = -(-TALL // stills[0][key].shape[1])  # whole pixels only, so that each can be told
+        drawn = [np.kron(as_rgb(still[key]), np.ones((times, times, 1), np.uint8)) for still in stills]
+        padded = [np.pad(one, ((0, GAP), (0, GAP), (0, 0)), constant_values=255) for one in drawn]
+        rows.append(np.concatenate(padded, 1))
+    wide = max(row.shape[1] for row in rows)
+    return np.concatenate([np.pad(r, ((0, 0), (0, wide - r.shape[1]), (0, 0)), constant_values=255) for r in rows])
 
 
 def repeats_itself(env: DreamerEnv) -> bool:

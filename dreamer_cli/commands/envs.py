@@ -1,15 +1,12 @@
 """`dreamer envs list`: what can be trained on here, and the pip line for what cannot yet."""
 
 import fnmatch
-import re
 import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-import gymnasium
-
 from dreamer_cli.commands.check import check_env
-from dreamer_cli.envs.catalog import SUITES, Suite, register_suites, suite_of
+from dreamer_cli.envs.catalog import SUITES, Suite, ids_of, newest, register_suites
 from dreamer_cli.report import Reporter, Result
 
 __all__ = ["check_env", "list_envs"]
@@ -23,8 +20,9 @@ def list_envs(report: Reporter, pattern: str | None = None) -> Result:
     Without a pattern the newest version of each is shown; a pattern (`*pong*`, or a part of the id, case does not
     matter) that none of those fits is looked for among the older ones too.
     """
-    register_suites()
-    every = {suite: _ids(suite) for suite in (*SUITES, None)}
+    for name, why in register_suites().items():
+        report.warn(f"{name} is installed, but cannot be imported: {why}")
+    every = {suite: ids_of(suite) for suite in (*SUITES, None)}
     shown = {suite: [i for i in newest(ids, suite) if _fits(i, pattern)] for suite, ids in every.items()}
     if pattern and not any(shown.values()):
         shown = {suite: [i for i in ids if _fits(i, pattern)] for suite, ids in every.items()}
@@ -42,33 +40,6 @@ def list_envs(report: Reporter, pattern: str | None = None) -> Result:
         },
         [line for suite in suites for line in _suite_text(suite, shown[suite])] + _other_text(shown[None]),
     )
-
-
-def newest(ids: Sequence[str], suite: Suite | None = None) -> list[str]:
-    """Of ids that differ in their version only, the highest; of a suite with a namespace, only what is in it."""
-    best: dict[str, tuple[int, str]] = {}
-    for env_id in ids:
-        if suite is not None and suite.namespace and not env_id.startswith(f"{suite.namespace}/"):
-            continue
-        match = re.fullmatch(r"(.*)-v(\d+)", env_id)
-        stem, version = (match[1], int(match[2])) if match else (env_id, 0)
-        best[stem] = max(best.get(stem, (-1, "")), (version, env_id))
-    return [env_id for _, env_id in best.values()]
-
-
-def _ids(suite: Suite | None) -> list[str]:
-    if suite is not None:
-        return [env_id for env_id in gymnasium.registry if suite.owns(env_id)]
-    return [
-        env_id
-        for env_id, spec in gymnasium.registry.items()
-        if suite_of(env_id) is None and not _module(spec.entry_point).startswith(("gymnasium.", "shimmy."))
-    ]
-
-
-def _module(entry_point: Any) -> str:
-    """Where an entry point leads; Gymnasium's own retired ids have functions that only raise."""
-    return entry_point if isinstance(entry_point, str) else str(getattr(entry_point, "__module__", ""))
 
 
 def _fits(env_id: str, pattern: str | None) -> bool:
@@ -91,7 +62,11 @@ def _suite_json(suite: Suite, ids: Sequence[str]) -> dict[str, Any]:
 def _suite_text(suite: Suite, ids: Sequence[str]) -> list[str]:
     head = f"{suite.name}: {suite.title}"
     if not suite.installed:
-        head += f" (not installed: {suite.install})"
+        missing = f"{head} (not installed: {suite.install})"
+        return [
+            *([missing] if len(missing) <= 100 else [f"{head} (not installed)", f"  {suite.install}"]),
+            *_wrapped(ids),
+        ]
     return [head, *_wrapped(ids)]
 
 

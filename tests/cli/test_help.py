@@ -72,7 +72,9 @@ def test_version(call):
     [
         ("dreamer ev", ["evaluate"]),
         ("dreamer runs ", ["list"]),
-        ("dreamer train --vec ", ["auto", "sync", "async"]),
+        ("dreamer train --vec ", ["auto", "sync", "async", "native"]),
+        ("dreamer train --env CartP", ["CartPole-v1"]),
+        ("dreamer envs check ALE/Pong", ["ALE/Pong-v5"]),
         ("dreamer train --siz", ["--size"]),
         ("dreamer evaluate @", ["@last"]),
         ("dreamer train --steps 1m --resu", ["--resume"]),

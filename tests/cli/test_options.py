@@ -136,7 +136,7 @@ def test_an_unknown_run_is_a_state_error_before_anything_loads(call, verb):
         ("train --seed -1", ""),
         ("train --seed 5G", ""),
         ("train --size 13m", "12m, 25m"),
-        ("train --vec native", "auto"),
+        ("train --vec nativ", "auto"),
         ("train --resume allways", "never"),
         ("train --precision fp16", "bf16"),
         ("train --image-size 64x", "64x64"),
