@@ -8,20 +8,13 @@ Results stand in docs/explanation/family.json, one for each member, task and see
 """
 
 import argparse
-import json
-import os
-import platform
-import shutil
-import subprocess
-import sys
 import time
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from pathlib import Path
 from typing import Any, NamedTuple
 
-ROOT = Path(__file__).parent.parent
-RESULTS, PAGE = ROOT / "docs/explanation/family.json", ROOT / "docs/explanation/family.md"
-BEGIN, END = "<!-- begin: python -m tests.family --table -->", "<!-- end -->"
+from tests.trials import ROOT, Trials, circumstances, dreamer, put, settings
+
+TRIALS = Trials(ROOT / "docs/explanation/family.json", ROOT / "runs" / "family")
+PAGE = ROOT / "docs/explanation/family.md"
 
 
 class Task(NamedTuple):
@@ -31,11 +24,6 @@ class Task(NamedTuple):
     steps: int
     max_time: str
     options: tuple[str, ...] = ()
-
-
-def settings(*assignments: str) -> tuple[str, ...]:
-    """KEY=VALUE, as options."""
-    return tuple(word for assignment in assignments for word in ("-s", assignment))
 
 
 # Evaluated now and then, and stopped where it is good: 475 is what Gymnasium calls solved.
@@ -103,28 +91,12 @@ class Job(NamedTuple):
         return f"{self.member}/{self.task}/{self.seed}"
 
 
-def results() -> dict[str, dict[str, Any]]:
-    """What there is already."""
-    return json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
-
-
-def dreamer(*argv: str) -> dict[str, Any]:
-    """The JSON of one command; 75 (out of time) is a result, too."""
-    command = [sys.executable, "-m", "dreamer_cli", *argv, "--json", "-q"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    answer = json.loads(done.stdout)
-    if done.returncode not in (0, 75):
-        raise RuntimeError(f"{' '.join(argv)}: {answer['error']['message']}")
-    return answer
-
-
 def run(job: Job) -> dict[str, Any]:
     """Train, evaluate the best checkpoint, and say what came of it. What was interrupted begins anew: time counts."""
     task, trial = TASKS[job.task], MEMBERS[job.member][job.task]
     options = [*task.options, *trial.options]
-    where = ROOT / "runs" / "family" / job.name
-    shutil.rmtree(where, ignore_errors=True)
-    began, now = time.monotonic(), commit()
+    where = TRIALS.fresh(job.name)
+    began, now = time.monotonic(), circumstances()
     trained = dreamer(
         *("train", "--run-dir", str(where), "--env", task.env, "-p", job.member, "-p", "cpu"),
         *("--steps", str(task.steps), "--max-time", task.max_time, "--seed", str(job.seed), "--save-every", "2m"),
@@ -141,16 +113,8 @@ def run(job: Job) -> dict[str, Any]:
         "updates_per_second": trained["updates_per_second"],
         "seconds": seconds,
         "options": " ".join(options),
-        "commit": now,
-        "machine": f"{os.cpu_count()} x {platform.machine()}",
+        **now,
     }
-
-
-def commit() -> str:
-    """The commit that ran."""
-    return subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
-    ).stdout.strip()
 
 
 def jobs(members: list[str]) -> list[Job]:
@@ -166,27 +130,15 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="only write the table")
     parser.add_argument("--side-by-side", type=int, default=2, help="runs at a time")
     args = parser.parse_args()
-    missing = [job for job in jobs(args.members or list(MEMBERS)) if job.name not in results()]
     if not args.table:
-        with ThreadPoolExecutor(args.side_by_side) as pool:
-            running = {pool.submit(run, job): job for job in missing}
-            for done in as_completed(running):
-                job, outcome = running[done], done.result()
-                RESULTS.write_text(json.dumps(dict(sorted({**results(), job.name: outcome}.items())), indent=1) + "\n")
-                print(job.name, outcome, flush=True)
-    write_table()
-
-
-def write_table() -> None:
-    """Put the table between its marks in the page."""
-    text = PAGE.read_text(encoding="utf-8")
-    head, rest = text.split(BEGIN)
-    PAGE.write_text(f"{head}{BEGIN}\n{table()}{END}{rest.split(END)[1]}", encoding="utf-8")
+        listed = {job.name: job for job in jobs(args.members or list(MEMBERS))}
+        TRIALS.run_missing({name: lambda job=job: run(job) for name, job in listed.items()}, args.side_by_side)
+    put(PAGE, "python -m tests.family --table", table())
 
 
 def table() -> str:
     """One row for each member and task."""
-    found = results()
+    found = TRIALS.results()
     lines = ["| member | task | seeds | return of each | updates | updates/s |", "|---|---|---:|---|---:|---:|"]
     for name, tasks in MEMBERS.items():
         for task, trial in tasks.items():

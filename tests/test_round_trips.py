@@ -17,12 +17,35 @@ ENVS = {
     "multi-discrete": ["-e", toy("MultiDiscreteToy")],
     "multi-binary": ["-e", toy("MultiBinaryToy")],
     "minatar": ["-e", "MinAtar/Breakout-v1"],
-    "pong": ["-e", "ALE/Pong-v5"],
+    "pong": ["-e", "ALE/Pong-v5", "--vec", "native"],
+    "pong-in-python": ["-e", "ALE/Pong-v5", "--vec", "sync"],
+    "taxi": ["-e", "Taxi-v4"],
+    "dmc": ["-e", "dmc:cartpole-balance"],
+    "dmc-pixels": ["-e", "dmc:cartpole-balance", "-p", "dmc-vision", "--image-size", "16x16"],
+    "minigrid": ["-e", "minigrid:empty-5x5"],
+    "minigrid-pixels": ["-e", "minigrid:doorkey-5x5", "--env-kwarg", "view=rgb"],
+    "lunar-lander": ["-e", "LunarLander-v3"],
+    "hopper": ["-e", "Hopper-v5"],
+    "crafter": ["-e", "crafter"],
+    "procgen": ["-e", "procgen:coinrun"],
+}
+NEEDS = {
+    "minatar": "minatar",
+    "dmc": "dm_control",
+    "dmc-pixels": "dm_control",
+    "minigrid": "minigrid",
+    "minigrid-pixels": "minigrid",
+    "lunar-lander": "Box2D",
+    "hopper": "mujoco",
+    "crafter": "crafter",
+    "procgen": "procgen",
 }
 
 
 @pytest.mark.parametrize("name", ENVS)
 def test_round_trip(name, tmp_path, capsys):
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name])
     run = str(tmp_path / "run")
 
     def call(*argv: str) -> dict:
@@ -31,13 +54,15 @@ def test_round_trip(name, tmp_path, capsys):
         assert code == 0, captured.err
         return json.loads(captured.out)
 
-    repeat = 4 if name == "pong" else 1
+    repeat = 4 if "pong" in name else 2 if "dmc" in name else 1
+    long = name in ("pong", "pong-in-python", "dmc-pixels", "crafter")
     call("train", *ENVS[name], "-p", "debug", "--steps", str(repeat * 80), "--run-dir", run)
     trained = call("train", "--run-dir", run, "--steps", str(repeat * 120))
     assert trained["steps"] == repeat * 120
     assert trained["updates"] > 5
-    scores = call("evaluate", run, "--episodes", "1" if name == "pong" else "2", "--versus", "random")
-    assert len(scores["returns"]) == len(scores["versus"]["returns"]) == (1 if name == "pong" else 2)
+    episodes = 1 if long else 2
+    scores = call("evaluate", run, "--episodes", str(episodes), "--versus", "random")
+    assert len(scores["returns"]) == len(scores["versus"]["returns"]) == episodes
     for mode in ("openloop", "policy"):
         out = tmp_path / f"{mode}.mp4"
         film = call(
