@@ -6,10 +6,11 @@ reset(seed) ─ a0 a1 ... a63 ─▶ snapshot ─ a64 ... a99 ─▶ now      pl
 ```
 Whichever way, what is seen in the end must be what was seen then, bit for bit.
 
-Only ALE has snapshots, of its emulator. They are not the whole truth: the last picture, the action that sticky actions
-would repeat, and for some games (Q*bert) more is missing. So a snapshot is never of now, but of some decisions ago;
-playing those again draws the picture and settles the action, and the emulator must then be in the very state that it
-was in. If it is not, the episode is played again from its reset.
+Only ALE has snapshots, of its emulator. They are not the whole truth: the action that sticky actions would repeat, the
+last picture, and for one game of 104 (Miniature Golf) more is missing. So the action before is played until it surely
+is the one that sticks, then the snapshot is restored. It is never of now, but of some decisions ago; playing those
+again draws the picture, and the emulator must then be in the very state that it was in. If it is not (one time in a
+thousand an older action stuck until then), the episode is played again from its reset.
 """
 
 import hashlib
@@ -48,9 +49,13 @@ class Job(NamedTuple):
 
 
 class _Snapshot(NamedTuple):
-    """Before the decision `at`: the emulator, the steps that each TimeLimit has counted, the generator of numpy."""
+    """Before the decision `at`: the emulator, the steps that each TimeLimit has counted, the generator of numpy.
+
+    before: A float32, the action of the decision before.
+    """
 
     at: int
+    before: np.ndarray
     emulator: Any
     elapsed: list[int]
     generator: dict[str, Any]
@@ -60,10 +65,14 @@ class Trail:
     """Follows an environment that has snapshots: keeps the last two, and the actions since.
 
     `of` makes one, or None where the environment has none.
+
+    Args:
+        limits: those below `env`, from the outermost in.
+        sticks: after so many decisions of the same action it is the one that would be repeated.
     """
 
-    def __init__(self, env: DreamerEnv, limits: list[TimeLimit | Screen], apart: int) -> None:
-        self._env, self._limits, self._apart = env, limits, apart
+    def __init__(self, env: DreamerEnv, limits: list[TimeLimit | Screen], sticks: int) -> None:
+        self._env, self._limits, self._sticks, self._apart = env, limits, sticks, max(APART, sticks)
         self._ale_env: Any = env.unwrapped
         self._snapshots: list[_Snapshot] = []
         self._actions: list[np.ndarray] = []  # since the first of the snapshots
@@ -85,7 +94,7 @@ class Trail:
         frames = math.log(NEGLIGIBLE) / math.log(sticks) if 0 < sticks < 1 else 0.0
         if sticks >= 1 or frames > 1000 or game.np_random.bit_generator.state["bit_generator"] != "PCG64":
             return None
-        return cls(env, limits, max(APART, math.ceil(frames / skip)))
+        return cls(env, limits, math.ceil(frames / skip))
 
     def began(self) -> None:
         """An episode was reset."""
@@ -104,7 +113,7 @@ class Trail:
         elapsed = [int(limit._elapsed_steps or 0) for limit in self._limits]
         emulator = self._ale_env.ale.cloneState(include_rng=True)
         generator = self._ale_env.np_random.bit_generator.state
-        self._snapshots.append(_Snapshot(self._env.steps, emulator, elapsed, generator))
+        self._snapshots.append(_Snapshot(self._env.steps, action.copy(), emulator, elapsed, generator))
 
     def save(self) -> bytes | None:
         """JSON in one line, then the emulator's bytes; None while the episode is young and quickly played again."""
@@ -113,6 +122,7 @@ class Trail:
         start = self._snapshots[0]
         header = {
             "at": start.at,
+            "before": start.before.astype(np.float64).tolist(),
             "elapsed": start.elapsed,
             "generator": start.generator,
             "actions": np.stack(self._actions).astype(np.float64).tolist(),
@@ -132,14 +142,18 @@ class Trail:
         header, emulator = _parse(state)
         try:
             at, actions = header["at"], np.array(header["actions"], np.float64).astype(np.float32)
+            before = np.array(header["before"], np.float64).astype(np.float32)
             elapsed = [int(steps) for steps in header["elapsed"]]
             usual = self._ale_env.ale.cloneState(include_rng=True).serialize()
             # The length varies with the digits of ALE's random numbers, which it writes as text.
             fits = type(at) is int and 0 < at < 1 << 31 and abs(len(emulator) - len(usual)) <= 1024
             fits = fits and emulator[GAME] == usual[GAME]
             fits = fits and len(elapsed) == len(self._limits) and actions.shape[1:] == (self._env.actions.width,)
-            if not fits or not np.isfinite(actions).all():
+            fits = fits and before.shape == (self._env.actions.width,)
+            if not fits or not np.isfinite(actions).all() or not np.isfinite(before).all():
                 raise ValueError("it does not fit this environment")
+            for _ in range(self._sticks):
+                played(before)
             # The module's own class: a state of another game, or a broken one, raises here or is refused below.
             restored = sys.modules["ale_py"].ALEState(emulator)
             self._ale_env.ale.restoreState(restored)
@@ -149,7 +163,7 @@ class Trail:
         for limit, steps in zip(self._limits, elapsed, strict=True):
             limit._elapsed_steps = steps
         self._env.steps = at
-        self._snapshots[:] = [_Snapshot(at, restored, elapsed, header["generator"])]
+        self._snapshots[:] = [_Snapshot(at, before, restored, elapsed, header["generator"])]
         self._actions.clear()
         for action in actions:
             played(action)
