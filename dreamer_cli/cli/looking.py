@@ -5,13 +5,13 @@ from typing import Annotated, Any
 
 import typer
 
+from dreamer_cli.cli.env_ids import env_ids
 from dreamer_cli.cli.options import (
     CheckpointOption,
     EnvKwarg,
     Run,
     RunsDir,
     complete_from,
-    env_ids,
     flag,
     option,
     parse_image_size,

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
-from dreamer_cli.cli.options import choice, complete_from, count, env_ids, flag, option, preset_names
+from dreamer_cli.cli.env_ids import env_ids
+from dreamer_cli.cli.options import choice, complete_from, count, flag, option, preset_names
 from dreamer_cli.cli.options import device as device_option
 from dreamer_cli.cli.session import Session
 from dreamer_cli.errors import UsageError, closest

@@ -153,13 +153,6 @@ def complete_from(names: Callable[[], Sequence[str]]) -> Callable[[str], list[st
     return complete
 
 
-def env_ids() -> list[str]:
-    """What can be typed for `--env`: the newest of all that is installed here."""
-    from dreamer_cli.envs.catalog import all_newest
-
-    return all_newest()
-
-
 def run_names() -> list[str]:
     """Runs under the default root, newest last, and `@last`."""
     from dreamer_cli.findrun import list_runs, runs_root

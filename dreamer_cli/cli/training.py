@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any
 
+from dreamer_cli.cli.env_ids import env_ids
 from dreamer_cli.cli.options import (
     MAX_SEED,
     cadence,
@@ -10,7 +11,6 @@ from dreamer_cli.cli.options import (
     complete_from,
     count,
     duration,
-    env_ids,
     flag,
     option,
     parse_image_size,

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any
 
+from dreamer_cli.cli.env_ids import env_ids
 from dreamer_cli.cli.options import (
     CheckpointOption,
     Device,
@@ -13,7 +14,6 @@ from dreamer_cli.cli.options import (
     choice,
     complete_from,
     count,
-    env_ids,
     flag,
     option,
     place,

@@ -30,10 +30,11 @@ def _unchecked(unchecked_shapes):
 
 @pytest.fixture(autouse=True)
 def _plain(monkeypatch, tmp_path):
-    """No colours from the outside, no runs but those of the test."""
+    """No colours from the outside, no runs and no memory but those of the test."""
     for name in ("FORCE_COLOR", "NO_COLOR", "GITHUB_ACTIONS", "PY_COLORS", "TTY_COMPATIBLE", "_DREAMER_COMPLETE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("DREAMER_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.fixture

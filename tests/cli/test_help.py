@@ -9,6 +9,7 @@ import time
 import pytest
 
 from dreamer_cli.cli.app import app, verbs
+from dreamer_cli.cli.env_ids import env_ids, remembered
 
 COMMANDS = ["train", "evaluate", "imagine", "export", "inspect", "bench", "doctor", "runs list", "presets list"]
 COMMANDS += ["presets show", "envs list", "envs check"]
@@ -97,12 +98,42 @@ def test_completion_offers_presets(call, monkeypatch):
     assert "dreamerv3" in call().out.split()
 
 
+def test_ids_are_found_once_as_long_as_nothing_is_installed(monkeypatch, tmp_path):
+    found = []
+    monkeypatch.setattr("dreamer_cli.envs.catalog.all_newest", lambda: found.append(1) or [f"Id-v{len(found)}"])
+    assert env_ids() == env_ids() == ["Id-v1"]
+    site = tmp_path / "site"
+    site.mkdir()
+    monkeypatch.syspath_prepend(str(site))
+    assert env_ids() == env_ids() == ["Id-v2"]
+    (site / "new_package").mkdir()
+    os.utime(site, ns=(0, 7))
+    assert env_ids() == ["Id-v3"]
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"[]", b"{}", b'{"mark": 1, "ids": []}', b"\xff"])
+def test_a_broken_memory_of_ids_costs_only_time(monkeypatch, text):
+    monkeypatch.setattr("dreamer_cli.envs.catalog.all_newest", lambda: ["Id-v1"])
+    remembered().parent.mkdir(parents=True)
+    remembered().write_bytes(text)
+    assert env_ids() == ["Id-v1"]
+    monkeypatch.setenv("XDG_CACHE_HOME", str(remembered()))  # a file, where nothing can be written
+    assert env_ids() == ["Id-v1"]
+
+
 WITHOUT_TORCH = """
 import os, sys, io, contextlib
 from dreamer_cli.cli import main
+os.environ["XDG_CACHE_HOME"] = os.getcwd()
+from dreamer_cli.cli.env_ids import installed, remembered
+from dreamer_cli.files import json_bytes
+remembered().parent.mkdir(parents=True)
+remembered().write_bytes(json_bytes({"mark": installed(), "ids": ["Known-v1"]}))
 with contextlib.redirect_stdout(io.StringIO()):
     codes = [main([]), main(["train", "--help"]), main(["--version"]), main(["nothing"]), main(["runs", "list"])]
     os.environ |= {"_DREAMER_COMPLETE": "complete_bash", "COMP_WORDS": "dreamer train -p ", "COMP_CWORD": "3"}
+    codes.append(main([]))
+    os.environ["COMP_WORDS"] = "dreamer train -e "
     codes.append(main([]))
 heavy = {"torch", "gymnasium", "imageio", "numpy", "matplotlib"} & set(sys.modules)
 print(codes, sorted(heavy))
@@ -113,7 +144,7 @@ def test_help_version_completion_and_errors_load_no_torch(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_TORCH], capture_output=True, text=True, cwd=tmp_path, check=True
     )
-    assert done.stdout == "[0, 0, 0, 2, 0, 0] []\n", done.stderr
+    assert done.stdout == "[0, 0, 0, 2, 0, 0, 0] []\n", done.stderr
 
 
 def test_help_is_instant():
