@@ -146,8 +146,8 @@ class RunDir:
 def slug(env_id: str) -> str:
     """An environment id as a directory name: what is outside [A-Za-z0-9._-] becomes `-`."""
     name = re.sub(r"[^A-Za-z0-9._-]", "-", env_id)[:120]
-    # `.` and `..` are directories already, and a leading dot would hide the runs.
-    return re.sub(r"^\.+", lambda dots: "-" * len(dots[0]), name) or "-"
+    # `.` and `..` are directories already, a leading dot would hide the runs, and a dash be taken for an option.
+    return name.lstrip(".-") or "env"
 
 
 def new_run_dir(root: Path, env_id: str, name: str, seed: int) -> RunDir:

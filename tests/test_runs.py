@@ -27,10 +27,10 @@ def make_run(path: Path, **changes: object) -> RunDir:
         ("CartPole-v1", "CartPole-v1"),
         ("ALE/Pong-v5", "ALE-Pong-v5"),
         ("dmc:walker-walk", "dmc-walker-walk"),
-        ("./my env.py:Cläss", "--my-env.py-Cl-ss"),
-        ("..", "--"),
-        ("../../etc", "---..-etc"),
-        ("", "-"),
+        ("./my env.py:Cläss", "my-env.py-Cl-ss"),
+        ("..", "env"),
+        ("../../etc", "etc"),
+        ("", "env"),
     ],
 )
 def test_slug_is_one_plain_visible_name(env_id, name):

@@ -1,29 +1,26 @@
 """`dreamer envs check ID`: Gymnasium's checker, what a Dreamer needs, and what the encoder will see."""
 
-import contextlib
-import re
-import sys
 import time
-import warnings
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gymnasium.utils import env_checker
 
 from dreamer_cli.config import resolve
-from dreamer_cli.envs.make import EnvConfig, bare_env, make_env
-from dreamer_cli.envs.wrappers import DreamerEnv
-from dreamer_cli.errors import DreamerError, EnvError
+from dreamer_cli.envs.probe import ask_findings
+from dreamer_cli.envs.vector import VectorEnv, absolute
+from dreamer_cli.errors import EnvError
 from dreamer_cli.report import Reporter, Result
-from dreamer_cli.spaces import action_from_indices, as_rgb
+from dreamer_cli.spaces import EnvSpec, action_from_indices, as_rgb
+from dreamer_cli.stop import StopSignal
 from dreamer_cli.table import table
 from dreamer_cli.trees import parse_settings
 from dreamer_cli.video import check_format, write_picture
 
 PLAY_STEPS, PLAY_S, SAME_STEPS = 2000, 5.0, 30
+PATIENCE_S = 60.0  # for a constructor, a reset or a step; a training waits longer
 LARGE_REWARD, SMALL_REWARD = 1e4, 1e-4
 STILLS = (0, 1, 4, 16, 64, 256)  # decisions after which the picture shows what is seen
 TALL, GAP = 192, 4  # pixels of a still, at least, and between two
@@ -72,20 +69,36 @@ def check_env(
         typed["env.image_size"] = (image_size, "--image-size")
     if env_kwarg:
         typed["env.kwargs"] = (parse_settings(env_kwarg, "--env-kwarg"), "--env-kwarg")
-    cfg = resolve(env=env_id, options=typed).config.env
-    env = make_env(cfg, "rgb_array")
-    play, error, frame, same = Play(), None, None, None
-    try:
-        random_play(env, play)
-        frame = env.frame()
-        same = repeats_itself(env)
-    except EnvError as err:
-        error = err
-    finally:
-        env.close()
-    checker = gymnasium_checker(cfg)
-    problems = [*_judge(env, play, frame, same), *(f"Gymnasium's checker: {said}" for said in checker)]
-    spec = env.spec_dreamer
+    resolved = resolve(env=env_id, options=typed)
+    for note in resolved.notes:
+        report.note(note)
+    cfg = resolved.config.env
+    cfg = replace(cfg, timeout_s=min(cfg.timeout_s or PATIENCE_S, PATIENCE_S))
+    play, error, frame, same, shows = Play(), None, None, None, ""
+    with (
+        StopSignal() as stop,
+        VectorEnv(cfg, 1, seed=0, vec="sync", render_mode="rgb_array", check_stop=stop.check) as envs,
+    ):
+        spec = envs.spec
+        try:
+            with report.progress("playing", PLAY_STEPS) as task:
+
+                def progress() -> None:
+                    stop.check()
+                    task.advance()
+
+                random_play(envs, play, progress)
+            same = repeats_itself(envs)
+        except EnvError as err:
+            error = EnvError(err.what, "" if "envs check" in err.hint else err.hint)
+            error.__cause__ = err
+        if error is None:
+            frame, shows = _picture(envs)
+        try:
+            found = ask_findings(absolute(cfg), stop.check)
+        except EnvError as err:  # it does what the play did not ask for
+            found = [f"Gymnasium's checker: {err.what}"]
+    problems = [*_judge(spec, play, same, whole=error is None), *([shows] if shows else []), *found]
     picture = contact_sheet(play.stills, [key for key, obs in spec.observation.items() if obs.kind == "image"])
     if out is not None and picture is not None:
         write_picture(out, picture)
@@ -114,7 +127,7 @@ def check_env(
         "picture": str(out) if out is not None and picture is not None else None,
         "problems": problems,
     }
-    text = _text(env_id, env, play, frame, same, problems)
+    text = _text(env_id, spec, play, frame, same, problems)
     if result["picture"]:
         text.append(f"what the encoder sees: {out}")
     elif out is not None:
@@ -122,37 +135,43 @@ def check_env(
     return Result(result, text, error=error)
 
 
-def random_action(env: DreamerEnv, rng: np.random.Generator) -> np.ndarray:
-    """One flat action, all classes equally likely, continuous numbers uniform."""
+def random_action(spec: EnvSpec, rng: np.random.Generator) -> np.ndarray:
+    """One flat action, 1 A, all classes equally likely, continuous numbers uniform."""
     parts = [
         action_from_indices(part, rng.integers(part.classes))
         if part.kind == "discrete"
         else rng.uniform(-1, 1, part.size).astype(np.float32)
-        for part in env.spec_dreamer.action
+        for part in spec.action
     ]
-    return np.concatenate(parts)
+    return np.concatenate(parts)[None]
 
 
-def random_play(env: DreamerEnv, play: Play) -> None:
-    """Play until 2000 decisions or 5 seconds have gone by; what is seen is added to `play`, up to an error."""
+def random_play(envs: VectorEnv, play: Play, progress: Callable[[], object] = lambda: None) -> None:
+    """Play until 2000 decisions or 5 seconds have gone by; what is seen is added to `play`, up to an error.
+
+    Args:
+        progress: called before every decision; may raise to stop.
+    """
     rng = np.random.default_rng(0)
-    obs, total, began = env.reset(seed=0)[0], 0.0, time.perf_counter()
+    now, total, began = envs.reset(), 0.0, time.perf_counter()
     while play.steps < PLAY_STEPS and play.seconds < PLAY_S:
-        for key, value in obs.items():
+        progress()
+        for key, value in now.obs.items():
             play.low[key] = min(play.low.get(key, np.inf), float(value.min()))
             play.high[key] = max(play.high.get(key, -np.inf), float(value.max()))
         if play.steps in STILLS:
-            play.stills.append(obs)
-        obs, reward, terminated, truncated, _ = env.step(random_action(env, rng))
+            play.stills.append({key: value[0].copy() for key, value in now.obs.items()})
+        now = envs.step(random_action(envs.spec, rng))
         play.steps += 1
         play.seconds = time.perf_counter() - began
+        reward = float(now.reward[0])
         play.rewards.append(reward)
         total += reward
-        if terminated or truncated:
-            play.terminated += terminated
-            play.truncated += truncated and not terminated
+        if now.is_last[0]:
+            play.terminated += bool(now.is_terminal[0])
+            play.truncated += not now.is_terminal[0]
             play.returns.append(total)
-            obs, total = env.reset(seed=play.steps)[0], 0.0
+            now, total = envs.reset(), 0.0
 
 
 def contact_sheet(stills: Sequence[dict[str, np.ndarray]], keys: Sequence[str]) -> np.ndarray | None:
@@ -169,66 +188,58 @@ def contact_sheet(stills: Sequence[dict[str, np.ndarray]], keys: Sequence[str]) 
     return np.concatenate([np.pad(r, ((0, 0), (0, wide - r.shape[1]), (0, 0)), constant_values=255) for r in rows])
 
 
-def repeats_itself(env: DreamerEnv) -> bool:
+def repeats_itself(envs: VectorEnv) -> bool:
     """Whether an episode depends on its seed and its actions alone, played twice in one environment."""
-    return _digest(env) == _digest(env)
+    return _digest(envs) == _digest(envs)
 
 
-def _digest(env: DreamerEnv) -> list[bytes]:
+def _digest(envs: VectorEnv) -> list[bytes]:
     rng = np.random.default_rng(1)
-    obs = env.reset(seed=7)[0]
+    envs.episodes[:] = 0  # and with it the seed
+    now = envs.reset()
     seen: list[bytes] = []
     for _ in range(SAME_STEPS):
-        seen.extend(value.tobytes() for value in obs.values())
-        obs, reward, terminated, truncated, _ = env.step(random_action(env, rng))
-        seen.append(np.array([reward, terminated, truncated]).tobytes())
-        if terminated or truncated:
+        seen.extend(value.tobytes() for value in now.obs.values())
+        now = envs.step(random_action(envs.spec, rng))
+        seen.append(np.array([now.reward[0], now.is_last[0], now.is_terminal[0]]).tobytes())
+        if now.is_last[0]:
             break
     return seen
 
 
-def gymnasium_checker(cfg: EnvConfig) -> list[str]:
-    """What Gymnasium's own checker says, each thing once."""
-    env = bare_env(cfg).unwrapped
-    said = []
-    with warnings.catch_warnings(record=True) as caught, contextlib.redirect_stdout(sys.stderr):
-        warnings.simplefilter("always")
-        try:
-            env_checker.check_env(env, skip_render_check=True)
-        except DreamerError:
-            raise
-        except Exception as err:  # the checker asserts, and runs the environment's code with odd arguments
-            said.append(str(err) or type(err).__name__)
-    said += [re.sub(r"\x1b\[[0-9;]*m", "", str(warning.message)).removeprefix("WARN: ") for warning in caught]
-    return list(dict.fromkeys(" ".join(text.split()) for text in said))
+def _picture(envs: VectorEnv) -> tuple[np.ndarray | None, str]:
+    """What it renders, and why nothing, if so. The last thing that is done: an error closes the environment."""
+    nothing = "It shows no picture: no videos of it, and no --pixels"
+    try:
+        frames = envs.render()
+    except EnvError as err:
+        return None, f"{nothing}. {err.what}".rstrip(": ")
+    return (frames[0], "") if frames else (None, f"{nothing}.")
 
 
-def _judge(env: DreamerEnv, play: Play, frame: np.ndarray | None, same: bool | None) -> list[str]:
-    """What a Dreamer would stumble over without failing."""
-    problems = [f"The observation {key!r} is left out: {why}." for key, why in env.spec_dreamer.left_out.items()]
+def _judge(spec: EnvSpec, play: Play, same: bool | None, whole: bool) -> list[str]:
+    """What a Dreamer would stumble over without failing. whole: the play was not cut short by an error."""
+    problems = [f"The observation {key!r} is left out: {why}." for key, why in spec.left_out.items()]
     problems += [
         f"The observation {key!r} never changed from {play.low[key]:g}."
         for key in play.low
         if play.low[key] == play.high[key]
     ]
     largest = max(map(abs, play.rewards), default=0.0)
-    if play.rewards and largest == 0.0:
+    if whole and largest == 0.0:
         problems.append(f"{play.steps} random steps brought no reward: finding the first one may take long.")
     elif largest > LARGE_REWARD or 0 < largest < SMALL_REWARD:
         problems.append(f"Rewards reach {largest:g}: scale them to around 1.")
     if same is False:
         problems.append("The same seed and actions gave two different episodes: a resumed run cannot repeat itself.")
-    if play.steps and not play.returns:
+    if whole and not play.returns:
         problems.append(f"No episode ended within {play.steps} steps: is there a time limit (env.max_episode_steps)?")
-    if play.steps and frame is None:
-        problems.append("It shows no picture: no videos of it, and no --pixels.")
     return problems
 
 
 def _text(
-    env_id: str, env: DreamerEnv, play: Play, frame: np.ndarray | None, same: bool | None, problems: Sequence[str]
+    env_id: str, spec: EnvSpec, play: Play, frame: np.ndarray | None, same: bool | None, problems: Sequence[str]
 ) -> list[str]:
-    spec = env.spec_dreamer
     rows = [
         [key, obs.kind, "x".join(map(str, obs.shape)), _range(play.low.get(key), play.high.get(key))]
         for key, obs in spec.observation.items()

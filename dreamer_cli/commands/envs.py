@@ -17,18 +17,21 @@ WIDTH = 80
 def list_envs(report: Reporter, pattern: str | None = None) -> Result:
     """Environment ids by suite.
 
-    Without a pattern the newest version of each is shown; a pattern (`*pong*`, or a part of the id, case does not
-    matter) that none of those fits is looked for among the older ones too.
+    Without a pattern the newest version of each is shown; a pattern (`*pong*`, or a part of the id or of the suite's
+    name, case does not matter) that none of those fits is looked for among the older ones too.
     """
     for name, why in register_suites().items():
         report.warn(f"{name} is installed, but cannot be imported: {why}")
     every = {suite: ids_of(suite) for suite in (*SUITES, None)}
-    shown = {suite: [i for i in newest(ids, suite) if _fits(i, pattern)] for suite, ids in every.items()}
-    if pattern and not any(shown.values()):
+    named = [suite for suite in SUITES if _fits(suite.name, pattern)]
+    shown = {
+        suite: [i for i in newest(ids, suite) if suite in named or _fits(i, pattern)] for suite, ids in every.items()
+    }
+    if not named and not any(shown.values()):
         shown = {suite: [i for i in ids if _fits(i, pattern)] for suite, ids in every.items()}
-    if not any(shown.values()):
+    suites = [suite for suite in SUITES if shown[suite] or suite in named]
+    if not suites and not shown[None]:
         report.note(f"No environment fits {pattern!r}.")
-    suites = [suite for suite in SUITES if shown[suite] or not pattern]
     return Result(
         {
             "suites": [_suite_json(suite, shown[suite]) for suite in suites],

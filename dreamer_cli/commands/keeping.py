@@ -15,6 +15,7 @@ from dreamer_cli.errors import ResourceError, StateError
 from dreamer_cli.files import DiskFullError
 from dreamer_cli.fingerprint import differences, fingerprint
 from dreamer_cli.learner import Learner
+from dreamer_cli.replay.ring import LIMITS
 from dreamer_cli.replay.storage import Replay
 from dreamer_cli.report import Reporter
 from dreamer_cli.runs import RunDir, versions
@@ -196,7 +197,7 @@ class Keeper:
         if dropped:
             self.reporter.warn(
                 f"the replay has room for {self.replay.capacity} records now (limited by "
-                f"replay.{self.replay.limited_by}), so the oldest {dropped} are dropped"
+                f"{LIMITS[self.replay.limited_by]}), so the oldest {dropped} are dropped"
             )
             self.inexact.append(f"{dropped} records of the replay found no room")
             self.inexact.append(f"{dropped} records dropped")

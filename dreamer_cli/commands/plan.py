@@ -6,15 +6,23 @@ from typing import Any
 
 from dreamer_cli.commands.estimate import estimate
 from dreamer_cli.commands.start import Start
+from dreamer_cli.envs.native import require_native
 from dreamer_cli.numbers import format_bytes, format_count, format_duration
+from dreamer_cli.replay.ring import LIMITS
 from dreamer_cli.report import Result
 from dreamer_cli.spaces import EnvSpec
 from dreamer_cli.table import table
 
 
 def plan(start: Start) -> Result:
-    """`dreamer train --plan`: nothing is written."""
+    """`dreamer train --plan`: nothing is written.
+
+    Raises:
+        ConfigError: the environments cannot be stepped as is asked for.
+    """
     cfg, spec = start.cfg, start.spec
+    if cfg.env.vec == "native":
+        require_native(cfg.env)
     numbers = estimate(cfg, spec, start.device)
     document = {
         "env": {
@@ -47,13 +55,13 @@ def _lines(document: dict[str, Any], spec: EnvSpec, free: int) -> list[str]:
     if env["left_out"]:
         rows.append(["left out", ", ".join(f"{key} ({why})" for key, why in env["left_out"].items())])
     for part in spec.action:
-        choices = f"discrete, {' and '.join(map(str, part.classes))} choices"
+        choices = f"discrete, {_several(part.classes)} choices"
         what = choices if part.classes else f"continuous, {part.size} number{'s' * (part.size > 1)}"
         rows.append(["action" if part.key == "action" else f"action {part.key}", what])
     counts = document["model"]["parameters"]
     parts = ", ".join(f"{name} {count:,}" for name, count in counts.items() if name != "total")
     replay, memory = document["replay"], document["memory"]
-    limit = "what the run collects" if replay["limited_by"] == "capacity" else "memory (replay.max_bytes)"
+    limit = LIMITS[replay["limited_by"]]
     rows += [
         ["presets", ", ".join(document["preset"])],
         ["model", f"{counts['total']:,} parameters: {parts}"],
@@ -75,4 +83,11 @@ def _lines(document: dict[str, Any], spec: EnvSpec, free: int) -> list[str]:
 
 
 def _classes(classes: tuple[int, ...]) -> str:
-    return f" of {', '.join(map(str, classes))}" if classes else ""
+    return f" of {_several(classes)}" if classes else ""
+
+
+def _several(numbers: tuple[int, ...]) -> str:
+    """`2, 3`, `5 x 3`, or `2 to 11` where there are many."""
+    if len(set(numbers)) == 1:
+        return str(numbers[0]) if len(numbers) == 1 else f"{len(numbers)} x {numbers[0]}"
+    return ", ".join(map(str, numbers)) if len(numbers) <= 6 else f"{min(numbers)} to {max(numbers)}"

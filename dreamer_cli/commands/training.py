@@ -30,6 +30,7 @@ from dreamer_cli.live import TrainDisplay
 from dreamer_cli.log import Episode, MetricsLog, read_episodes
 from dreamer_cli.measure import emulates_bf16
 from dreamer_cli.numbers import format_bytes, format_count
+from dreamer_cli.replay.ring import LIMITS
 from dreamer_cli.report import Reporter
 from dreamer_cli.sinks import check_sinks, open_sinks
 from dreamer_cli.stop import StopSignal
@@ -130,7 +131,7 @@ class Training:
         plan = self.replay.plan
         self.reporter.note(
             f"the replay holds up to {format_count(plan.capacity)} records, {format_bytes(plan.bytes)} "
-            f"(limited by replay.{plan.limited_by})"
+            f"(limited by {LIMITS[plan.limited_by]})"
         )
         self.log = MetricsLog(
             self.run.path,

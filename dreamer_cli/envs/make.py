@@ -204,7 +204,7 @@ def _unknown(env_id: str) -> EnvError:
     absent = next((s for s in SUITES if s.claims(env_id) and not s.installed), None)
     if absent is not None:
         return EnvError(
-            f"{env_id} needs {absent.needs.replace(' ', ' and ')}, which is not installed.", hint=absent.install
+            f"{env_id} needs what is not installed: {absent.needs.replace(' ', ', ')}.", hint=absent.install
         )
     stem = env_id.rpartition("-v")[0] or env_id
     versions = [known for known in gymnasium.registry if stem in (_stem(known), _stem(known.rpartition("/")[2]))]

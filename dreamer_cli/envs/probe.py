@@ -52,6 +52,24 @@ def open_probe(cfg: EnvConfig, render_mode: str | None, measured: bool, check: C
         raise
 
 
+def ask_findings(cfg: EnvConfig, check: Check) -> list[str]:
+    """What the environment does against its own word, see `compliance`, found out in a process of its own.
+
+    Raises:
+        EnvError: it cannot be built; or the process died, or took longer than `env.timeout_s`.
+    """
+    memory = Memory()
+    worker = Worker(cfg, None, [0], memory)
+    try:
+        worker.ask("findings", check)
+        value, _ = _only(gather([worker], cfg, check))
+        return [str(said) for said in value]
+    finally:
+        if not worker.ended:
+            end_all([worker])
+        memory.close()
+
+
 def _only(gathered: tuple[dict[Worker, Answer], Crashes]) -> Answer:
     answers, crashes = gathered
     for crash in crashes.values():

@@ -13,6 +13,7 @@ import numpy as np
 
 from dreamer_cli.envs.board import Memory, board, board_bytes
 from dreamer_cli.envs.channel import BadMessage, Channel, Gone
+from dreamer_cli.envs.compliance import findings
 from dreamer_cli.envs.hygiene import become_worker
 from dreamer_cli.envs.make import EnvConfig
 from dreamer_cli.envs.rows import Rows
@@ -57,6 +58,7 @@ class _Service:
         self.actions: dict[str, Callable[..., Answer]] = {
             "build": self.build,
             "measure": self.measure,
+            "findings": self.findings,
             "board": self.board,
             "reset": self.reset,
             "step": self.step,
@@ -76,6 +78,10 @@ class _Service:
         seconds = self._try(row, seconds_per_step, self.rows.envs[row])
         self._try(row, self.rows.build, row, self.spec)
         return seconds, b""
+
+    def findings(self, _: bytes) -> Answer:
+        """What the environment does against its own word."""
+        return self._try(0, findings, self.rows.cfg), b""
 
     def board(self, _: bytes, spec: Any, num_envs: int) -> Answer:
         """From now on results go to the board."""

@@ -17,6 +17,11 @@ from dreamer_cli.replay.buffers import Buffers
 from dreamer_cli.shapes import Int
 from dreamer_cli.spaces import EnvSpec, ObsSpec
 
+# Which limit holds, for people.
+LIMITS = {
+    "capacity": "what the run collects, or replay.capacity",
+    "max_bytes": "replay.max_bytes, by default a share of free memory",
+}
 Fields = Mapping[str, tuple[tuple[int, ...], Any]]  # name → shape and dtype of one record's value
 
 

@@ -91,6 +91,59 @@ def test_check_of_a_broken_environment_ends_in_its_error(report):
         command.check_env(toy("Faulty"), report, env_kwarg=["fault=constructor"])
 
 
+@pytest.mark.parametrize(("fault", "said"), [("dies", "exit code 17"), ("hangs", "no answer for 0.5 s")])
+def test_an_environment_that_dies_or_hangs_takes_nothing_along(report, monkeypatch, fault, said):
+    monkeypatch.setattr("dreamer_cli.commands.check.PATIENCE_S", 0.5 if fault == "hangs" else 60.0)
+    result = command.check_env(toy("Faulty"), report, env_kwarg=[f"fault={fault}", "at=7"])
+    assert isinstance(result.error, EnvError)
+    assert said in result.error.what
+    assert result.json["played"]["steps"] == 6
+    # What could not be tried is not held against it.
+    assert not any("no picture" in problem or "No episode ended" in problem for problem in result.json["problems"])
+
+
+ODD = """
+import gymnasium as gym
+import numpy as np
+class Odd(gym.Env):
+    observation_space = gym.spaces.Dict({
+        "far": gym.spaces.Box(-1, 1, (3,), np.float32), "wide": gym.spaces.Box(-1, 1, (3,), np.float32)})
+    action_space = gym.spaces.Discrete(2)
+    metadata = {"render_modes": ["rgb_array"]}
+    def __init__(self, render_mode=None):
+        self.render_mode = render_mode
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return self.show(), {}
+    def show(self):
+        return {"far": np.full(3, 5, np.float32), "wide": np.full(3, self.t / 9)}
+    def step(self, action):
+        self.t += 1
+        return self.show(), 1.0, self.t == 5, False, {}
+"""
+
+
+def test_check_names_what_is_observed_against_its_space_and_what_cannot_be_drawn(report, tmp_path):
+    (tmp_path / "odd.py").write_text(ODD)
+    result = command.check_env(f"{tmp_path}/odd.py:Odd", report)
+    problems = " ".join(result.json["problems"])
+    assert "far reached 5 and 5; its space goes from -1 to 1." in problems
+    assert "wide is float64; its space says float32." in problems
+    assert "shows no picture" in problems
+    assert "render() raised NotImplementedError" in problems
+    assert result.json["deterministic"] is True
+    assert result.error is None
+
+
+def test_suites_are_found_by_their_names(report, monkeypatch):
+    assert {env["suite"] for env in command.list_envs(report, "atari").json["envs"]} == {"atari"}
+    monkeypatch.setattr(catalog.Suite, "installed", property(lambda suite: suite.name != "crafter"))
+    result = command.list_envs(report, "Crafter")
+    assert [suite["install"] for suite in result.json["suites"]] == ["pip install 'dreamer-cli[crafter]'"]
+    assert "dreamer-cli[crafter]" in " ".join(result.text)
+
+
 def test_arguments_are_typed_as_for_train(report):
     with pytest.raises(UsageError, match="KEY=VALUE") as caught:
         command.check_env("CartPole-v1", report, env_kwarg=["novalue"])

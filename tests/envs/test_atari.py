@@ -132,6 +132,12 @@ def test_what_cannot_be_played_is_refused(kwargs):
         protocol(kwargs)
 
 
+def test_an_unknown_argument_gets_the_nearest_known_one():
+    with pytest.raises(ConfigError, match="'frameskp'") as caught:
+        make_env(EnvConfig(id="ALE/Pong-v5", kwargs={"frameskp": 4}))
+    assert "frameskip" in caught.value.hint
+
+
 @pytest.mark.parametrize(
     "cfg",
     [

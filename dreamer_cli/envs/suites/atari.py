@@ -17,10 +17,12 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from dreamer_cli.errors import ConfigError
+from dreamer_cli.errors import ConfigError, closest
 
 FRAME_LIMIT, ENDLESS = 108_000, 2**31 - 1  # half an hour, and more than anybody plays
 USUAL_SIZE = 64, 64
+# What else `ale_py.AtariEnv` takes of an action, a sound or a game.
+GAME_KNOWS = ("obs_type", "mode", "difficulty", "continuous", "continuous_action_threshold", "sound_obs")
 # What of a protocol an environment of ALE plays by itself.
 ALE_KNOWS = ("frameskip", "repeat_action_probability", "full_action_space", "max_num_frames_per_episode")
 
@@ -75,8 +77,10 @@ def protocol(kwargs: Mapping[str, Any], decisions: int | None = None) -> tuple[P
     if own.get("max_num_frames_per_episode") == 0:  # as ALE has it
         own["max_num_frames_per_episode"] = ENDLESS
     asked = Protocol(**own)
-    if asked.frames < 1 or asked.repeat_action_probability > 1:
-        raise ConfigError(f"A game cannot be played like this: {own}.")
+    if asked.frames < 1:
+        raise ConfigError(f"frameskip is {asked.frameskip}.", hint="At least 1; of a range [low, high], high excluded.")
+    if asked.repeat_action_probability > 1:
+        raise ConfigError(f"repeat_action_probability is {asked.repeat_action_probability:g}.", hint="From 0 to 1.")
     if decisions is not None:
         limit = min(asked.max_num_frames_per_episode, decisions * asked.frames)
         asked = asked._replace(max_num_frames_per_episode=limit)
@@ -112,6 +116,12 @@ def build(
         ConfigError: a game cannot be played like this.
     """
     drawn: dict[str, Any] = {"render_mode": mode} if mode is not None else {}
+    known = [*Protocol._fields, *GAME_KNOWS]
+    for name in kwargs:
+        if name not in known:
+            raise ConfigError(
+                f"{env_id} has no argument {name!r}.", hint=closest(name, known) + f"Known: {', '.join(known)}."
+            )
     if not shows_screen(kwargs):
         limit: dict[str, Any] = {} if decisions is None else {"max_episode_steps": decisions}
         played, left = protocol(kwargs)
