@@ -285,6 +285,7 @@ def _film(request: EvaluateRequest, scores: Scores, env_cfg: EnvConfig, reporter
         reporter.warn(f"{env_cfg.id} cannot be drawn, so there is no film")
         return None
     write_film(request.video, scores.frames, fps=30)
+    reporter.note(f"filmed the first episode: {request.video}")
     return request.video
 
 

@@ -210,7 +210,7 @@ def _unknown(env_id: str) -> EnvError:
     versions = [known for known in gymnasium.registry if stem in (_stem(known), _stem(known.rpartition("/")[2]))]
     if versions:
         meant = " or ".join(sorted(versions, key=lambda known: known.rpartition("-v")[2], reverse=True))
-        return EnvError(f"{env_id} is no version of {stem} that is installed.", hint=f"Did you mean {meant}?")
+        return EnvError(f"There is no {env_id} here, but other versions of it.", hint=f"Did you mean {meant}?")
     # Compared without case and namespace, so that `cartpole` and `Pong-v5` find CartPole-v1 and ALE/Pong-v5.
     names = {known.rpartition("/")[2].lower(): known for known in gymnasium.registry if "/" in known}
     names |= {known.lower(): known for known in gymnasium.registry}

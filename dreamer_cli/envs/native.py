@@ -1,7 +1,8 @@
 """Many Atari games at once, stepped by ALE in C++ (`ale_py.AtariVectorEnv`): `env.vec=native`.
 
 ALE resets a game by itself in the step after its end, unless it was reset before: here it always is, with a seed of the
-episode's own. A row's pictures do not depend on the other rows.
+episode's own, so that an episode can be played again alone. ALE loads a game anew to seed it, which takes 0.1 to 0.2 s.
+A row's pictures do not depend on the other rows.
 """
 
 import importlib
@@ -12,7 +13,6 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from dreamer_cli.envs.actions import ActionCodec
 from dreamer_cli.envs.answers import Check, Crashes
 from dreamer_cli.envs.board import board, board_bytes
 from dreamer_cli.envs.catalog import built_in
@@ -86,7 +86,8 @@ class Native:
         require_native(cfg)
         self.games: Any = open_games(cfg, num_envs, threads)
         self.spec, self.num_envs = spec, num_envs
-        self.codec = ActionCodec(spec.action)
+        (choice,) = spec.action
+        self.first = choice.start[0]
         (self.key,) = spec.observation
         self.board = board(spec, num_envs, bytearray(board_bytes(spec, num_envs)))
         self.began = False
@@ -111,7 +112,7 @@ class Native:
 
     def send(self, rows: Sequence[int], check: Check) -> None:
         """Hand out the board's actions; the games go on in threads of their own."""
-        self.games.send(np.array([self.codec.decode(action) for action in self.board.action], np.int32))
+        self.games.send(self.board.action.argmax(1).astype(np.int32) + self.first)  # as ActionCodec, all at once
 
     def receive(self, check: Check) -> Crashes:
         """Wait until all of them were applied."""
