@@ -1,5 +1,7 @@
 """Stripes of a dream's picture for numbers: curves, chances of classes, actions."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from PIL import Image, ImageDraw
 
@@ -16,6 +18,7 @@ from dreamer_cli.panels import (
     Color,
     Columns,
     Pixels,
+    brief,
     ends,
     font,
     phase,
@@ -24,16 +27,24 @@ from dreamer_cli.panels import (
 )
 from dreamer_cli.spaces import ActionPart, ObsSpec
 
-CHART = 84  # pixels a chart is high
+CHART, OVERLAY = 84, 30  # pixels a chart is high
 SMOOTH = 4  # curves are drawn this much larger and scaled down: Pillow's lines have stairs
+LOW = 56  # pixels below which a chart has no room for its range
 MOST_ENTRIES, MOST_PARTS = 4, 3
 
 
 class Curves:
-    """Dimensions of a vector over time, a chart each: drawn once, then uncovered moment by moment."""
+    """Dimensions of a vector over time, a chart each: drawn once, then uncovered moment by moment.
 
-    def __init__(self, name: str, dims: list[int], dream: Dreams, columns: Columns, height: int = CHART) -> None:
+    Args:
+        tells: the model's number of now stands in the chart, too.
+    """
+
+    def __init__(
+        self, name: str, dims: list[int], dream: Dreams, columns: Columns, height: int = CHART, tells: bool = False
+    ) -> None:
         self.name, self.dims, self.dream, self.columns, self.chart = name, dims, dream, columns, height
+        self.tells = tells
         self.height = len(dims) * (height + GAP)
         self.size = (columns.width, height)
         self.bounds = [self._bounds(dim) for dim in dims]
@@ -46,9 +57,10 @@ class Curves:
         for i, dim in enumerate(self.dims):
             y = top + i * (self.chart + GAP)
             low, high = self.bounds[i]
-            text(
-                canvas, (LABEL - 14, y + self.chart / 2), shorten(f"{self.name}[{dim}]", LABEL - 20, 13), INK, 13, "rm"
-            )
+            name = self.name if self.dream.model[self.name].shape[-1] == 1 else f"{self.name}[{dim}]"
+            text(canvas, (LABEL - 14, y + self.chart / 2), shorten(name, LABEL - 20, 13), INK, 13, "rm")
+            if self.chart < LOW:
+                continue
             text(canvas, (LABEL - 8, y + 7), f"{high:.3g}", MUTED, 11, "rm")
             text(canvas, (LABEL - 8, y + self.chart - 7), f"{low:.3g}", MUTED, 11, "rm")
 
@@ -62,6 +74,9 @@ class Curves:
             draw = ImageDraw.Draw(canvas)
             draw.line((left + now, y, left + now, y + self.chart - 1), fill=phase(t, self.dream.context))
             draw.rectangle((left - 1, y - 1, left + self.size[0], y + self.chart), outline=LINE)
+            number = self.dream.model[self.name][m, t, self.dims[i]]
+            if self.tells and t < self.dream.length[m] and np.isfinite(number):
+                text(canvas, (left + 4, y + 9), brief(number), phase(t, self.dream.context), 12)
 
     def _x(self, t: Pixels) -> float:
         return t / max(1, self.dream.moments - 1) * (self.size[0] - 1)
@@ -72,9 +87,11 @@ class Curves:
         truth = np.concatenate([dream.truth[self.name][m, :k, dim] for m, k in enumerate(dream.known)])
         model = np.concatenate([dream.model[self.name][m, :n, dim] for m, n in enumerate(dream.length)])
         model = model[np.isfinite(model)]
+        if not truth.size:  # nothing is known: the dream alone sets the range
+            truth = model if model.size else np.zeros(1, np.float32)
         low, high = float(truth.min()), float(truth.max())
         room = max(high - low, 1e-3, 0.02 * abs(high))
-        if dream.mode == "policy":  # only a few moments are known, so the dream sets the range
+        if not dream.has_truth:  # only a few moments are known, so the dream sets the range
             room = max(room, float(np.ptp(model)) if model.size else 0.0)
         if model.size:
             lowest, highest = float(model.min()), float(model.max())
@@ -85,17 +102,18 @@ class Curves:
     def _draw(self, m: int, i: int, done: bool) -> Image.Image:
         """One chart, as it looks at the end (`done`) or before it has begun."""
         dream, (width, height) = self.dream, self.size
-        known, length, border = int(dream.known[m]), int(dream.length[m]), dream.context - 1
+        known, length, border = int(dream.known[m]), int(dream.length[m]), dream.border
         chart = Image.new("RGB", (width * SMOOTH, height * SMOOTH), (255, 255, 255))
         draw = ImageDraw.Draw(chart)
-        draw.rectangle((0, 0, self._x(border + 0.5) * SMOOTH, height * SMOOTH), fill=(236, 243, 248))
+        if dream.context:
+            draw.rectangle((0, 0, self._x(border + 0.5) * SMOOTH, height * SMOOTH), fill=(236, 243, 248))
         if length < dream.moments:
             draw.rectangle((self._x(length - 1) * SMOOTH, 0, width * SMOOTH, height * SMOOTH), fill=SHADE)
         truth, model = dream.truth[self.name][m, :, self.dims[i]], dream.model[self.name][m, :, self.dims[i]]
         self._line(draw, i, truth[:known], 0, INK if done else (205, 209, 213), 2.2)
         if done:
             self._line(draw, i, model[border:length], border, DREAM, 1.8)
-            self._line(draw, i, model[: border + 1], 0, CONTEXT, 1.8)
+            self._line(draw, i, model[: dream.context], 0, CONTEXT, 1.8)
         chart = chart.resize(self.size, Image.Resampling.BOX)
         if length < dream.moments and width - self._x(length) > font(11).getlength("ended") + 4:
             text(chart, (width - 4, height - 8), "ended", MUTED, 11, "rm")
@@ -105,11 +123,49 @@ class Curves:
         self, draw: ImageDraw.ImageDraw, i: int, values: np.ndarray, start: int, fill: Color, wide: float
     ) -> None:
         low, high = self.bounds[i]
+        seen = np.flatnonzero(~np.isnan(values))  # at the end there may be no number
+        if not seen.size:
+            return
+        start, values = start + int(seen[0]), values[seen[0] : seen[-1] + 1]
         rows = (1 - (np.nan_to_num(values) - low) / (high - low)).clip(-0.5, 1.5) * (self.chart - 1)
         points = [(self._x(start + k) * SMOOTH, float(row) * SMOOTH) for k, row in enumerate(rows)]
         if len(points) == 1:
             points = [points[0], (points[0][0] + SMOOTH, points[0][1])]
         draw.line(points, fill=fill, width=round(wide * SMOOTH), joint="curve")
+
+
+def overlays(names: Sequence[str], dream: Dreams, columns: Columns) -> list[Curves]:
+    """What the model expects of each moment, a low chart each; what has no numbers is left out."""
+    real = {"reward": dream.true_reward, "cont": dream.true_cont}
+    panels = []
+    for name in names:
+        numbers: np.ndarray = getattr(dream, name)
+        if np.isfinite(numbers).any():
+            known = dream.known if name in real else np.zeros_like(dream.known)
+            truth = real.get(name, numbers)
+            alone = dream._replace(truth={name: truth[..., None]}, model={name: numbers[..., None]}, known=known)
+            panels.append(Curves(name, [0], alone, columns, OVERLAY, tells=True))
+    return panels
+
+
+class Names:
+    """What each dream is called, what it begins with, and the rewards that it promises."""
+
+    height = 34 + GAP
+
+    def __init__(self, first: Sequence[str], dream: Dreams, columns: Columns) -> None:
+        self.first, self.dream, self.columns = first, dream, columns
+
+    def prepare(self, canvas: Image.Image, top: int) -> None:
+        """All of it: nothing here changes."""
+        for m, (name, first, total) in enumerate(zip(self.dream.names, self.first, self.dream.returns, strict=True)):
+            left, width = self.columns.left(m), self.columns.width
+            text(canvas, (left, top + 9), shorten(name, width, 14), INK, 14)
+            words = f"{first} · return {brief(total)}" if first != name else f"return {brief(total)}"
+            text(canvas, (left, top + 26), shorten(words, width, 12), MUTED, 12)
+
+    def paint(self, canvas: Image.Image, top: int, t: int) -> None:
+        """Nothing."""
 
 
 class ClassBars:
@@ -176,9 +232,9 @@ class Actions:
             text(canvas, (LABEL - 14, y), shorten(label, LABEL - 20, 13), INK, 13, "rm")
 
     def paint(self, canvas: Image.Image, top: int, t: int) -> None:
-        """Real actions in ink; in the agent's own dream they are its own, and coloured so."""
+        """Real actions in ink; beyond them they are the dream's, and coloured so."""
         # The last record of the context is answered by the agent already.
-        dreamed = self.dream.mode == "policy" and t >= self.dream.context - 1
+        dreamed = not self.dream.has_truth and t >= self.dream.border
         for m in range(self.columns.number):
             over = bool(ends(self.dream, m, t)[1])
             fill = LINE if over else DREAM if dreamed else INK

@@ -3,13 +3,13 @@
 Pictures do not depend on the clock, on fonts of the machine, or on anything but their arguments.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from dreamer_cli.charts import Actions, ClassBars, Curves
+from dreamer_cli.charts import Actions, ClassBars, Curves, Names, overlays
 from dreamer_cli.dream import Dreams
 from dreamer_cli.panels import (
     CONTEXT,
@@ -20,15 +20,19 @@ from dreamer_cli.panels import (
     LINE,
     MUTED,
     PAPER,
+    ROWS,
     Columns,
     Panel,
     Pictures,
+    brief,
     font,
     phase,
     shorten,
     text,
 )
+from dreamer_cli.requests import OVERLAYS
 from dreamer_cli.spaces import EnvSpec
+from dreamer_cli.steering import decode
 
 HEAD = 58
 # Six columns of 64x64 pixels get scale 3; charts need less.
@@ -43,6 +47,7 @@ def frames(
     title: str,
     *,
     scale: int | None = None,
+    overlay: Sequence[str] = OVERLAYS,
 ) -> Iterator[np.ndarray]:
     """One picture a moment, uint8 rows columns 3, all of one even size.
 
@@ -51,9 +56,10 @@ def frames(
         spec: kinds of the observations and actions.
         title: stands at the top left.
         scale: screen pixels per pixel of an image; None fills about 1300 columns.
+        overlay: what the model says of each moment, some of `OVERLAYS`, below its pictures.
     """
     columns, scale = fit(dream, scale)
-    panels = build_panels(dream, spec, columns, scale)
+    panels = build_panels(dream, spec, columns, scale, overlay)
     tops = np.cumsum([HEAD, *[panel.height for panel in panels]])
     legend = any(isinstance(panel, Curves) for panel in panels)
     size = (max(columns.right, NARROWEST), int(tops[-1]) + (24 if legend else 0))
@@ -76,20 +82,25 @@ def strip(
     title: str,
     *,
     scale: int | None = None,
+    overlay: Sequence[str] = OVERLAYS,
 ) -> np.ndarray:
     """One picture for paper: time runs to the right, every sample has its rows. Arguments as `frames`.
 
     Without images it is the last picture of the film, in which the curves are complete.
     """
-    images = [key for key, obs in spec.observation.items() if obs.kind == "image" and key in dream.truth]
+    images = [key for key, obs in spec.observation.items() if obs.kind == "image" and key in dream.model]
     if not images:
-        *_, last = frames(dream, spec, title, scale=scale)
+        *_, last = frames(dream, spec, title, scale=scale, overlay=overlay)
         return last
-    moments = choose_moments(dream.context, dream.moments)
-    across = max(dream.truth[key].shape[-1] for key in images)
+    moments = choose_moments(dream.context, max(dream.context + 1, int(dream.length.max())))
+    across = max(dream.model[key].shape[-1] for key in images)
     scale = scale or max(1, ((WIDEST - LABEL) // len(moments) - GAP) // across)
     columns = Columns(len(moments), across * scale)
-    panels = [Pictures(key, one_sample(dream, m), columns, scale) for m in range(dream.samples) for key in images]
+    panels: list[Pictures | Numbers] = []
+    for m in range(dream.samples):
+        one = one_sample(dream, m)
+        panels += [Pictures(key, one, columns, scale) for key in images]
+        panels += [Numbers(overlay, one, spec, columns)] if overlay or dream.names else []
     tops = np.cumsum([HEAD + 8, *[panel.height + GAP for panel in panels]])
     canvas = Image.new("RGB", (max(columns.right, NARROWEST), int(tops[-1])), PAPER)
     text(canvas, (GAP, 20), shorten(title, canvas.width - 2 * GAP, 16), INK, 16)
@@ -105,7 +116,7 @@ def strip(
 
 def choose_moments(context: int, moments: int) -> list[int]:
     """Up to ten moments of a strip: first and last of the context, first and last of the dream, even steps between."""
-    seen = sorted({0, context - 1})
+    seen = sorted({0, context - 1}) if context else []
     dreamed = np.linspace(context, moments - 1, min(MOST_MOMENTS - len(seen), moments - context))
     return [*seen, *dreamed.round().astype(int).tolist()]
 
@@ -116,38 +127,95 @@ def one_sample(dream: Dreams, m: int) -> Dreams:
     def pick(field: Any) -> Any:
         if isinstance(field, dict):
             return {key: value[m : m + 1] for key, value in field.items()}
-        return field[m : m + 1] if isinstance(field, np.ndarray) else field
+        return field[m : m + 1] if isinstance(field, (np.ndarray, tuple)) else field
 
     return Dreams(*map(pick, dream))
 
 
 def fit(dream: Dreams, scale: int | None) -> tuple[Columns, int]:
     """Column width and image scale that fill the width of the picture, or hold the scale asked for."""
-    images = [truth.shape[-2:] for truth in dream.truth.values() if truth.ndim == 5]
+    images = [shown.shape[-2:] for shown in dream.model.values() if shown.ndim == 5]
     room = ((WIDEST if images else WIDEST_CHARTS) - LABEL) // dream.samples - GAP
     width = int(np.clip(room, *COLUMN))
     if not images:
         return Columns(dream.samples, width), 1
-    rows = 3 if dream.mode == "openloop" else 2
+    rows = len(ROWS[dream.has_truth, dream.context > 0])
     across, down = max(x for _, x in images), sum(y for y, _ in images) * rows
     if scale is None:
         scale = max(1, min(width // across, TALLEST_PICTURES // down))
-    others = len(images) < len(dream.truth)
+    others = len(images) < len(dream.model) or dream.names
     return Columns(dream.samples, max(across * scale, min(width, 150) if others else 0)), scale
 
 
-def build_panels(dream: Dreams, spec: EnvSpec, columns: Columns, scale: int) -> list[Panel]:
-    """A panel for every observation: pictures first, then curves and class bars; the actions last."""
+def build_panels(
+    dream: Dreams, spec: EnvSpec, columns: Columns, scale: int, overlay: Sequence[str] = OVERLAYS
+) -> list[Panel]:
+    """A panel for every observation: pictures, then curves and class bars; then what is expected, and the actions."""
     kinds: Mapping[str, list[str]] = {
-        kind: [key for key, obs in spec.observation.items() if obs.kind == kind and key in dream.truth]
+        kind: [key for key, obs in spec.observation.items() if obs.kind == kind and key in dream.model]
         for kind in ("image", "vector", "discrete")
     }
-    panels: list[Panel] = [Pictures(key, dream, columns, scale) for key in kinds["image"]]
-    chosen = choose_dims({key: dream.truth[key] for key in kinds["vector"]}, 4 if kinds["image"] else MOST_CURVES)
+    panels: list[Panel] = [Names(first_actions(dream, spec), dream, columns)] if dream.names else []
+    panels += [Pictures(key, dream, columns, scale) for key in kinds["image"]]
+    moving = dream.truth if dream.has_truth else dream.model
+    chosen = choose_dims({key: moving[key] for key in kinds["vector"]}, 4 if kinds["image"] else MOST_CURVES)
     height = 110 if sum(map(len, chosen.values())) <= 4 and not kinds["image"] else 64
     panels += [Curves(key, dims, dream, columns, height) for key, dims in chosen.items()]
     panels += [ClassBars(key, spec.observation[key], dream, columns) for key in kinds["discrete"]]
-    return [*panels, Actions(spec.action, dream, columns)]
+    panels += overlays([name for name in overlay if name != "action"], dream, columns)
+    return [*panels, Actions(spec.action, dream, columns)] if "action" in overlay else panels
+
+
+def first_actions(dream: Dreams, spec: EnvSpec) -> list[str]:
+    """What each dream begins with, in words."""
+    return [in_words(spec, action) for action in dream.action[:, dream.border]]
+
+
+def in_words(spec: EnvSpec, action: np.ndarray) -> str:
+    """An action A, short: the names of choices, and numbers with two digits."""
+    return _short(decode(spec, action))
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        return " ".join(f"{key} {_short(part)}" for key, part in value.items())
+    if isinstance(value, list):
+        return " ".join(map(_short, value))
+    return f"{value:.2g}" if isinstance(value, float) else str(value)
+
+
+class Numbers:
+    """Below a sample's pictures in a strip: what the model expects of each moment that is shown."""
+
+    line = 15
+
+    def __init__(self, overlay: Sequence[str], dream: Dreams, spec: EnvSpec, columns: Columns) -> None:
+        self.dream, self.spec, self.columns = dream, spec, columns
+        self.rows = [name for name in overlay if name == "action" or np.isfinite(getattr(dream, name)).any()]
+        self.height = self.line * (len(self.rows) + bool(dream.names)) + GAP
+
+    def prepare(self, canvas: Image.Image, top: int) -> None:
+        """Names, and above them that of the dream."""
+        for i, name in enumerate(self.rows):
+            text(canvas, (LABEL - 14, top + (i + 0.5) * self.line), name, MUTED, 12, "rm")
+        for name, first, total in zip(
+            self.dream.names, first_actions(self.dream, self.spec), self.dream.returns, strict=False
+        ):
+            words = f"{name} · begins with {first} · return {brief(total)}"
+            text(canvas, (LABEL, top + (len(self.rows) + 0.5) * self.line), words, INK, 13)
+
+    def paint_sample(self, canvas: Image.Image, top: int, t: int, m: int, column: int) -> None:
+        """The numbers of one moment."""
+        if t >= self.dream.length[m]:
+            return
+        for i, name in enumerate(self.rows):
+            if name == "action":
+                words = in_words(self.spec, self.dream.action[m, t]) if self.dream.action[m, t].any() else ""
+            else:
+                number = getattr(self.dream, name)[m, t]
+                words = brief(number) if np.isfinite(number) else ""
+            at = (self.columns.left(column) + self.columns.width / 2, top + (i + 0.5) * self.line)
+            text(canvas, at, shorten(words, self.columns.width + GAP - 2, 12), phase(t, self.dream.context), 12, "mm")
 
 
 def choose_dims(vectors: Mapping[str, np.ndarray], most: int) -> dict[str, list[int]]:

@@ -21,6 +21,7 @@ from rich.live import Live
 from rich.text import Text
 
 from dreamer_cli.errors import DreamerError
+from dreamer_cli.live_dream import SmallDream
 from dreamer_cli.live_text import Number
 from dreamer_cli.live_view import SHARES, Evaluation, Phase, Snapshot, frame
 from dreamer_cli.numbers import format_duration
@@ -157,6 +158,11 @@ class TrainDisplay:
             better = best is None or not mean <= best.mean
             self._now = replace(self._now, evaluation=result, best_evaluation=result if better else best)
         self.event("evaluated", step=step, return_mean=mean, return_std=std, episodes=episodes)
+
+    def dreamt(self, dream: SmallDream | None) -> None:
+        """A dream was filmed; shown in a loop until the next."""
+        with self._lock:
+            self._now = replace(self._now, dream=dream)
 
     def saved(self, name: str) -> None:
         """A checkpoint was written."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from rich.cells import cell_len
 from rich.text import Text
 
+from dreamer_cli.live_dream import SmallDream, dream_lines
 from dreamer_cli.live_text import (
     ACCENT,
     FAINT,
@@ -34,6 +35,7 @@ from dreamer_cli.numbers import format_bytes, format_count
 
 MARGIN = "  "
 NARROWEST, WIDEST, TWO_COLUMNS, LOWEST = 40, 132, 112, 18
+TALLEST = 17  # lines of a dream
 
 # Sections of the share bar in the order drawn, each with its colour and, without colour, its glyph.
 SHARES = {
@@ -81,6 +83,7 @@ class Snapshot:
         metrics: the latest value of each metric.
         shares: seconds by section, recently.
         saved: the last checkpoint's name and its age in seconds.
+        dream: the last one that was filmed.
         stopping: who asked to stop, if anyone did.
         status: empty while running, then how it ended; `ok` says whether that is good.
     """
@@ -106,6 +109,7 @@ class Snapshot:
     shares: Mapping[str, Number] = field(default_factory=dict)
     saved: tuple[str, Number] | None = None
     phase: Phase = Phase()
+    dream: SmallDream | None = None
     stopping: str = ""
     status: str = ""
     ok: bool = True
@@ -122,6 +126,9 @@ def frame(now: Snapshot, width: int, height: int, color: bool = True, unicode: b
         body = _two_columns(now, inner, color)
     else:
         body = _one_column(now, inner, color)
+    if now.dream is not None and color and unicode and height >= LOWEST and not now.status:
+        pictures = dream_lines(now.dream, now.elapsed_s, min(TALLEST, height - 2 - len(body)), inner - LABEL)
+        body[-1:] = [*titled_rows("dream", pictures), *([Text()] if pictures else []), body[-1]]
     lines = [Text.assemble(MARGIN, line) if line else line for line in body[: max(1, height - 1)]]
     for line in lines:
         line.truncate(width)

@@ -5,7 +5,7 @@ eyes tell apart: blue is what the model saw, vermilion what it dreams, ink what 
 """
 
 import functools
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, SupportsFloat, runtime_checkable
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -78,6 +78,12 @@ def shorten(words: str, width: Pixels, size: int) -> str:
     return words + "…"
 
 
+def brief(number: SupportsFloat) -> str:
+    """Two digits behind the point, or three digits in all where numbers are large."""
+    number = float(number)
+    return f"{round(number, 2) + 0.0:.2f}" if abs(number) < 100 else f"{number:.3g}"  # 0.0: no -0.00
+
+
 def as_picture(image: np.ndarray) -> np.ndarray:
     """An image C Y X, uint8 or float 0..1, as uint8 Y X 3."""
     if image.dtype != np.uint8:
@@ -86,13 +92,17 @@ def as_picture(image: np.ndarray) -> np.ndarray:
     return as_rgb(image)
 
 
+# By whether there is a truth beyond the context, and a context.
+ROWS = {(True, True): ["truth", "model", "error"], (False, True): ["truth", "dream"], (False, False): ["dream"]}
+
+
 class Pictures:
     """An image: what happened, what the model shows, and in open loop their difference."""
 
     def __init__(self, name: str, dream: Dreams, columns: Columns, scale: int) -> None:
         self.name, self.dream, self.columns, self.scale = name, dream, columns, scale
-        self.rows = ["truth", "model", "error"] if dream.mode == "openloop" else ["truth", "dream"]
-        _, _, _, y, x = dream.truth[name].shape
+        self.rows = ROWS[dream.has_truth, dream.context > 0]
+        _, _, _, y, x = dream.model[name].shape
         self.tile = (x * scale, y * scale)
         self.height = len(self.rows) * (self.tile[1] + GAP)
 
@@ -101,7 +111,7 @@ class Pictures:
         for i, row in enumerate(self.rows):
             middle = top + i * (self.tile[1] + GAP) + self.tile[1] / 2
             text(canvas, (LABEL - 14, middle), row, INK, 14, "rm")
-            below = {"truth": self.name, "error": "grey: none"}.get(row, "")
+            below = self.name if i == 0 else "grey: none" if row == "error" else ""
             text(canvas, (LABEL - 14, middle + 17), shorten(below, LABEL - 20, 11), MUTED, 11, "rm")
 
     def paint(self, canvas: Image.Image, top: int, t: int) -> None:
@@ -112,17 +122,19 @@ class Pictures:
     def paint_sample(self, canvas: Image.Image, top: int, t: int, m: int, column: int) -> None:
         """Tiles of one sample, framed in the colour of the moment where they are the model's."""
         dream = self.dream
-        known, length = int(dream.known[m]), int(dream.length[m])
-        truth = as_picture(dream.truth[self.name][m, min(t, known - 1)])
-        model = as_picture(dream.model[self.name][m, min(t, length - 1)])
+        truth = as_picture(dream.truth[self.name][m, max(0, min(t, int(dream.known[m]) - 1))])
+        model = as_picture(dream.model[self.name][m, min(t, int(dream.length[m]) - 1)])
         past_truth, past_dream = ends(dream, m, t)
         left = self.columns.left(column) + (self.columns.width - self.tile[0]) // 2
-        step = self.tile[1] + GAP
-        self._tile(canvas, (left, top), truth, LINE, past_truth)
-        self._tile(canvas, (left, top + step), model, phase(t, dream.context), past_dream)
-        if dream.mode == "openloop":
-            error = ((model.astype(np.int16) - truth) // 2 + 128).clip(0, 255).astype(np.uint8)
-            self._tile(canvas, (left, top + 2 * step), error, LINE, past_dream)
+        for i, row in enumerate(self.rows):
+            at = (left, top + i * (self.tile[1] + GAP))
+            if row == "truth":
+                self._tile(canvas, at, truth, LINE, past_truth)
+            elif row == "error":
+                error = ((model.astype(np.int16) - truth) // 2 + 128).clip(0, 255).astype(np.uint8)
+                self._tile(canvas, at, error, LINE, past_dream)
+            else:
+                self._tile(canvas, at, model, phase(t, dream.context), past_dream)
 
     def _tile(self, canvas: Image.Image, at: tuple[int, int], picture: np.ndarray, frame: Color, over: str) -> None:
         tile = Image.fromarray(picture).resize(self.tile, Image.Resampling.NEAREST)
@@ -138,7 +150,6 @@ class Pictures:
 
 def ends(dream: Dreams, sample: int, t: int) -> tuple[str, str]:
     """What to write over truth and model at moment `t` once there is nothing more to show; else empty."""
-    policy = dream.mode == "policy"
-    truth = ("unknown" if policy else "ended") if t >= dream.known[sample] else ""
-    model = ("dream over" if policy else "ended") if t >= dream.length[sample] else ""
+    truth = ("ended" if dream.has_truth else "unknown") if t >= dream.known[sample] else ""
+    model = ("ended" if dream.has_truth else "dream over") if t >= dream.length[sample] else ""
     return truth, model

@@ -15,6 +15,7 @@ from dreamer_cli.collector import Driver
 from dreamer_cli.dream import Stretch
 from dreamer_cli.envs.vector import VectorEnv
 from dreamer_cli.errors import StateError
+from dreamer_cli.npz import read_npz
 from dreamer_cli.replay.chunks import read_chunk, saved_entries
 from dreamer_cli.replay.ring import Ring, record_fields
 from dreamer_cli.spaces import EnvSpec
@@ -104,6 +105,62 @@ def replay_stretches(
             hint="Try a smaller --context, or --source env.",
         )
     return chosen
+
+
+def file_stretches(path: Path, spec: EnvSpec, number: int, length: int) -> list[Stretch]:
+    """Up to `number` stretches of up to `length` records from an .npz file.
+
+    It has `obs/KEY` (or `truth/KEY`, as `dreamer imagine -o FILE.npz` writes them; or KEY alone) for each observation
+    of the environment, and `action`, flat as in the replay; T each, or M T. Images as they are stored, C Y X, or Y X C.
+    `reward` (or `true_reward`) and `is_terminal` may be missing, as may `known`: M, how many records of each are real.
+
+    Raises:
+        StateError: it cannot be read, or holds something else.
+    """
+    arrays = read_npz(path)
+
+    def find(*names: str) -> np.ndarray | None:
+        return next((arrays[name] for name in names if name in arrays), None)
+
+    def lead(name: str, array: np.ndarray, own: tuple[int, ...]) -> np.ndarray:
+        array = array[None] if array.ndim == len(own) + 1 else array
+        if array.ndim != len(own) + 2 or array.shape[2:] != own:
+            wanted = ", ".join(map(str, ("T", *own)))
+            raise StateError(f"{path}: {name} is {array.shape}, and should be ({wanted}) or (M, {wanted}).")
+        return array
+
+    obs = {}
+    for key, kind in spec.observation.items():
+        array = find(f"obs/{key}", f"truth/{key}", key)
+        if array is None:
+            raise StateError(f"{path} holds no observation {key!r}.", hint=f"Name it obs/{key}.")
+        channels_last = kind.kind == "image" and array.shape[-3:] == (*kind.shape[1:], kind.shape[0])
+        array = np.moveaxis(array, -1, -3) if channels_last else array
+        if kind.kind == "image" and array.dtype != np.uint8:
+            raise StateError(f"{path}: {key} holds {array.dtype}, and images are uint8.")
+        obs[key] = lead(key, array, kind.shape).astype(kind.dtype)
+        bad = kind.kind == "discrete" and ((obs[key] < 0) | (obs[key] >= np.array(kind.classes))).any()
+        if bad or not np.isfinite(obs[key]).all():
+            raise StateError(f"{path}: {key} holds values that cannot be observed.")
+    action = find("action")
+    if action is None:
+        raise StateError(f"{path} holds no `action`.", hint="Flat, as in the replay; zeros if it is not known.")
+    action = lead("action", action, (spec.action_width,)).astype(np.float32)
+    rows, records = action.shape[:2]
+    blank = np.zeros((rows, records), np.float32)
+    reward = find("true_reward", "reward")
+    terminal, known = find("is_terminal"), find("known")
+    reward = blank if reward is None else lead("reward", reward, ()).astype(np.float32)
+    terminal = blank.astype(bool) if terminal is None else lead("is_terminal", terminal, ()).astype(bool)
+    known = np.full(rows, records) if known is None else known
+    shapes = {value.shape[:2] for value in (*obs.values(), reward, terminal)}
+    if shapes != {(rows, records)} or known.shape != (rows,) or (known < 0).any() or (known > records).any():
+        raise StateError(f"{path}: its arrays are of different lengths.")
+    stops = np.minimum(known.astype(int), length)
+    return [
+        Stretch({key: v[m, :stop] for key, v in obs.items()}, action[m, :stop], reward[m, :stop], terminal[m, :stop])
+        for m, stop in enumerate(stops[:number].tolist())
+    ]
 
 
 def _read_episodes(directory: Path, entry: Any, spec: EnvSpec) -> list[Stretch]:

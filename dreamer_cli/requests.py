@@ -12,6 +12,7 @@ from typing import Literal
 Checkpoint = Literal["best", "last"] | int
 RESUME = ("never", "auto", "must")
 BENCH_PARTS = ("update", "policy", "replay", "env")
+OVERLAYS = ("reward", "value", "cont", "action", "kl")  # what a dream's picture says of each moment
 SIZES = ("1m", "12m", "25m", "50m", "100m", "200m", "400m")
 
 
@@ -89,21 +90,33 @@ class EvaluateRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class ImagineRequest:
-    """`dreamer imagine RUN`. `scale`, `fps`, `out` None: chosen to fit."""
+    """`dreamer imagine RUN`. `scale`, `fps`, `out` None: chosen to fit.
+
+    Attributes:
+        source: where the context comes from, or a file of records.
+        actions: of the mode `actions`.
+        branch: words of the mode `branches`, as of `steering.parse_branches`.
+        plot: a picture of what `metrics` holds.
+    """
 
     run: str
     runs_dir: Path | None = None
     checkpoint: Checkpoint | None = None
     out: Path | None = None
-    mode: Literal["openloop", "policy"] = "openloop"
-    source: Literal["env", "replay"] = "env"
+    mode: Literal["openloop", "policy", "actions", "branches"] = "openloop"
+    source: Literal["env", "replay", "prior"] | Path = "env"
+    actions: Path | None = None
+    branch: tuple[str, ...] = ()
+    layout: Literal["grid", "tree"] = "grid"
     context: int = 5
     horizon: int = 45
     samples: int = 6
     seed: int | None = None
     scale: int | None = None
     fps: int | None = None
+    overlay: tuple[str, ...] = OVERLAYS
     metrics: Path | None = None
+    plot: Path | None = None
     device: str | None = None
 
 

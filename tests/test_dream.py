@@ -6,8 +6,9 @@ import torch
 
 from dreamer_cli.agent import Agent
 from dreamer_cli.behaviour.planners import CEMConfig
-from dreamer_cli.dream import Stretch, Windows, batch_windows, dream, stack_windows
+from dreamer_cli.dream import Stretch, Windows, batch_windows, dream, no_windows, repeat_window, stack_windows
 from dreamer_cli.errors import StateError
+from dreamer_cli.steering import Steering
 from dreamer_cli.structs import Batch, Carry, State
 from tests.small import EVERYTHING, make_agent
 
@@ -121,6 +122,96 @@ def test_policy_shares_the_context_and_then_acts_by_itself(agent, windows):
     for m, length in enumerate(own.length):
         over = np.flatnonzero(own.cont[m, 4:] < 0.5)
         assert length == (over[0] + 5 if over.size else 24)
+
+
+def given_actions(rows: int, moments: int, seed: int = 5) -> np.ndarray:
+    return np.stack([make_stretch(moments, seed + row).action for row in range(rows)])
+
+
+def test_given_actions_act_exactly(agent, windows):
+    """From the last record of the context on; as open loop, were they the true ones."""
+    true = Steering(windows.action[:, 3:], np.zeros((3, 9), bool))
+    dreams = dream(agent, windows, "actions", context=4, horizon=4, generator=generator(), steering=true)
+    real = dream(agent, windows, "openloop", context=4, horizon=8, generator=generator())
+    assert dreams.known.tolist() == [4, 4, 4]
+    for key, model in dreams.model.items():
+        np.testing.assert_array_equal(model, real.model[key][:, : dreams.moments])
+    other = given_actions(3, 6)
+    led = dream(
+        agent, windows, "actions", context=4, horizon=6, generator=generator(),
+        steering=Steering(other, np.zeros((3, 6), bool)),
+    )  # fmt: skip
+    np.testing.assert_array_equal(led.action[:, 3:9], other[:, : led.moments - 3])
+    assert not led.action[:, 9:].any()  # nothing is known of what would come then
+    np.testing.assert_array_equal(led.model["camera"][:, :4], real.model["camera"][:, :4])
+    assert np.abs(led.model["camera"][:, 4] - real.model["camera"][:, 4]).max() > 1e-4
+
+
+def test_a_dream_from_the_prior_alone_sees_nothing(agent):
+    """Stepped by hand; and there is no observation that could have been seen."""
+    actions = given_actions(2, 5)
+    steering = Steering(actions, np.zeros((2, 5), bool))
+    dreams = dream(
+        agent, no_windows(agent, 2), "actions", context=0, horizon=6, generator=generator(), steering=steering
+    )
+    random, dynamics = generator(), agent.world.dynamics
+    state, action, shown = agent.initial(2).state, agent.initial(2).action, []
+    with torch.no_grad():
+        state = dynamics.blank(torch.ones(2, dtype=torch.bool), state)
+        for t in range(dreams.moments):
+            state = dynamics.imagine_step(state, action, dynamics.latent.noise((2,), state.deter, random))
+            action = torch.as_tensor(actions[:, min(t, 4)])
+            shown.append(agent.world.decode(dynamics.feat(state))["camera"])
+    np.testing.assert_allclose(dreams.model["camera"], torch.stack(shown, 1).numpy(), rtol=1e-4, atol=1e-5)
+    assert dreams.known.tolist() == [0, 0]
+    assert np.isnan(dreams.kl).all()
+    assert np.isfinite(dreams.value).all()
+
+
+def test_branches_grow_from_one_state(agent, windows):
+    own = np.ones((3, 9), bool)
+    own[1] = False
+    steering = Steering(given_actions(3, 9), own)
+    one = repeat_window(windows, 3)
+    dreams = dream(
+        agent, one, "branches", context=4, horizon=8, generator=generator(), steering=steering, names=("a", "b", "c")
+    )
+    for key in dreams.model:
+        same = np.broadcast_to(dreams.model[key][:1, :4], dreams.model[key][:, :4].shape)
+        np.testing.assert_allclose(dreams.model[key][:, :4], same, rtol=1e-5, atol=1e-6)
+    assert np.abs(dreams.model["camera"][0, 4] - dreams.model["camera"][1, 4]).max() > 1e-4
+    np.testing.assert_array_equal(dreams.action[1, 3 : dreams.moments], steering.given[1, : dreams.moments - 3])
+    assert not np.array_equal(dreams.action[0, 3:], dreams.action[2, 3:])  # both decide for themselves
+    assert dreams.names == ("a", "b", "c")
+
+
+def test_what_is_said_of_a_moment_is_what_the_heads_say(agent, windows):
+    dreams = dream(agent, windows, "openloop", context=4, horizon=8, generator=generator())
+    random, rows, dynamics = generator(), 3, agent.world.dynamics
+    state, action = agent.initial(rows)
+    with torch.no_grad():
+        embed = agent.world.encoder({key: torch.as_tensor(value) for key, value in windows.obs.items()})
+        for t in range(12):
+            noise = dynamics.latent.noise((rows,), state.deter, random)
+            if t < 4:
+                state, _ = dynamics.observe_step(state, action, embed[:, t], torch.full((rows,), t == 0), noise)
+            else:
+                state = dynamics.imagine_step(state, action, noise)
+            action = torch.as_tensor(windows.action[:, t])
+            feat, prior = dynamics.feat(state), dynamics.prior(state.deter)
+            said = {
+                "reward": agent.world.reward(feat).mean,
+                "value": agent.behaviour.critic(feat).mean,
+                "entropy": dynamics.latent.entropy(prior),
+                "kl": dynamics.latent.kl(dynamics.post(state.deter, embed[:, t]), prior),
+            }
+            known = t < dreams.known
+            for name, expected in said.items():
+                found = getattr(dreams, name)[:, t]
+                np.testing.assert_allclose(found[known], expected.numpy()[known], rtol=1e-4, atol=1e-5)
+            assert np.isnan(dreams.kl[~known, t]).all()
+    ahead = dreams.returns
+    assert ahead[1] == pytest.approx(dreams.reward[1, 4:8].sum(), rel=1e-5)
 
 
 def test_a_planner_can_lead_a_dream(windows):

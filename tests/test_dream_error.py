@@ -31,7 +31,7 @@ def test_metrics_by_hand():
     length = np.array([3, 2])
     dreams = Dreams(
         "openloop", 1, {"image": image, "vector": vector, "cards": cards}, model, np.zeros((2, 3, 2), np.float32),
-        reward, cont, zeros, true_cont, length, length,
+        reward, cont, zeros, true_cont, zeros, zeros, zeros, length, length,
     )  # fmt: skip
     rows = measure(dreams, specs)
     assert [(row["step"], row["samples"]) for row in rows] == [(1, 2), (2, 1)]
@@ -57,7 +57,20 @@ def test_a_perfect_picture_has_no_finite_psnr():
     model = picture / 255.0
     model[0, 2] = 0.9
     dreams = Dreams(
-        "openloop", 1, {"image": picture}, {"image": model}, np.zeros((1, 3, 2)), ones, ones, ones, ones, three, three
+        "openloop",
+        1,
+        {"image": picture},
+        {"image": model},
+        np.zeros((1, 3, 2)),
+        ones,
+        ones,
+        ones,
+        ones,
+        ones,
+        ones,
+        ones,
+        three,
+        three,
     )
     rows = measure(dreams, {"image": ObsSpec("image", (1, 2, 2))})
     assert rows[0]["image/psnr"] is None

@@ -11,9 +11,10 @@ from dreamer_cli.devices import KNOWN as DEVICES
 from dreamer_cli.devices import parse_device
 from dreamer_cli.errors import UsageError, closest
 from dreamer_cli.numbers import parse_cadence, parse_count, parse_duration, parse_float
-from dreamer_cli.requests import Checkpoint
+from dreamer_cli.requests import OVERLAYS, Checkpoint
 
 MAX_SEED = 2**32 - 1
+SOURCES = ("env", "replay", "prior")  # of a dream's context
 
 
 def option(*names: str, help: str, panel: str | None = None, **more: Any) -> Any:
@@ -139,6 +140,36 @@ def parse_image_size(text: str) -> tuple[int, int]:
     if max(size) > 1024:
         raise UsageError(f"--image-size is {text!r}.", hint="Rows and columns, 8 to 1024: 64x64")
     return size
+
+
+def parse_source(text: str) -> str | Path:
+    """One of `SOURCES`, or a file.
+
+    Raises:
+        UsageError: anything else.
+    """
+    if text in SOURCES:
+        return text
+    if text.endswith(".npz") and "\0" not in text:
+        return Path(text)
+    raise UsageError(
+        f"--source is {text!r}.", hint=closest(text, SOURCES) + f"Known: {', '.join(SOURCES)}, or a file FILE.npz."
+    )
+
+
+def parse_overlay(text: str) -> tuple[str, ...]:
+    """Some of `OVERLAYS`, joined by commas, or `none`.
+
+    Raises:
+        UsageError: anything else.
+    """
+    names = () if text == "none" else tuple(text.split(","))
+    for name in names:
+        if name not in OVERLAYS:
+            raise UsageError(
+                f"--overlay names {name!r}.", hint=closest(name, OVERLAYS) + f"Known: {', '.join(OVERLAYS)}; or none."
+            )
+    return tuple(dict.fromkeys(names))
 
 
 def complete_from(names: Callable[[], Sequence[str]]) -> Callable[[str], list[str]]:

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 from dreamer_cli.cli.env_ids import env_ids
 from dreamer_cli.cli.options import (
+    SOURCES,
     CheckpointOption,
     Device,
     EnvKwarg,
@@ -16,15 +17,18 @@ from dreamer_cli.cli.options import (
     count,
     flag,
     option,
+    parse_overlay,
+    parse_source,
     place,
     real,
 )
 from dreamer_cli.cli.session import Session
 from dreamer_cli.errors import UsageError
 from dreamer_cli.report import Result
-from dreamer_cli.requests import EvaluateRequest, ExportRequest, ImagineRequest
+from dreamer_cli.requests import OVERLAYS, EvaluateRequest, ExportRequest, ImagineRequest
 
 POLICIES = ("mode", "sample", "random", "plan")
+MODES = ("openloop", "policy", "actions", "branches")
 
 
 def evaluate(
@@ -84,21 +88,51 @@ def imagine(
         Path | None, place("--out", "-o", help=".mp4 .gif .webp, .png (a strip), .npz (the arrays).")
     ] = None,
     mode: Annotated[
-        Any, choice("--mode", among=("openloop", "policy"), help="The true actions, or the agent's own (openloop).")
+        Any, choice("--mode", among=MODES, help="Who acts: the truth, the agent, a file, or several (openloop).")
     ] = "openloop",
     source: Annotated[
-        Any, choice("--source", among=("env", "replay"), help="Where the context comes from (env).")
+        Any,
+        option(
+            "--source",
+            metavar="SOURCE",
+            help="Where the context comes from: env, replay, FILE.npz, or prior: from nowhere (env).",
+            parser=parse_source,
+            autocompletion=complete_from(lambda: SOURCES),
+        ),
     ] = "env",
+    actions: Annotated[Path | None, place("--actions", help="Actions for --mode actions: .json or .npz.")] = None,
+    branch: Annotated[
+        list[str] | None,
+        option(
+            "--branch",
+            metavar="WORDS",
+            help="Futures for --mode branches: policy,noop,random,3,LEFT+policy (policy four times).",
+        ),
+    ] = None,
+    layout: Annotated[
+        Any, choice("--layout", among=("grid", "tree"), help="How branches are laid out (grid).")
+    ] = "grid",
     checkpoint: CheckpointOption = None,
     context: Annotated[int, count("--context", minimum=1, help="Real steps that the dream begins with (5).")] = 5,
     horizon: Annotated[int, count("--horizon", minimum=1, help="Steps that are dreamt (45).")] = 45,
     samples: Annotated[int, count("--samples", minimum=1, help="Dreams side by side (6).")] = 6,
     seed: Seed = None,
+    overlay: Annotated[
+        Any,
+        option(
+            "--overlay",
+            metavar="NAMES",
+            help="What is drawn below: some of reward,value,cont,action,kl, or none (all).",
+            parser=parse_overlay,
+            autocompletion=complete_from(lambda: (*OVERLAYS, "none")),
+        ),
+    ] = OVERLAYS,
     scale: Annotated[
         int | None, count("--scale", minimum=1, maximum=64, help="Enlarge pictures so many times.")
     ] = None,
     fps: Annotated[int | None, count("--fps", minimum=1, maximum=240, help="Pictures per second.")] = None,
     metrics: Annotated[Path | None, place("--metrics", help="Errors by horizon step, as .json.")] = None,
+    plot: Annotated[Path | None, place("--plot", help="The same as a picture, .png.")] = None,
     device: Device = None,
     runs_dir: RunsDir = None,
 ) -> Result:
@@ -107,6 +141,7 @@ def imagine(
     from dreamer_cli.commands import imagine as command
 
     options = {key: value for key, value in locals().items() if key not in ("session", "command")}
+    options["branch"] = tuple(word for words in branch or () for word in words.split(","))
     return command.imagine(ImagineRequest(**options), session.report)
 
 

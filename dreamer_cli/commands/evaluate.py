@@ -13,6 +13,7 @@ import numpy as np
 from dreamer_cli.acting import AgentDriver, RandomDriver
 from dreamer_cli.collector import Driver
 from dreamer_cli.commands.assemble import LoadedRun, acts_in_bf16, derive_seed
+from dreamer_cli.dream_gap import DreamGap, Gap
 from dreamer_cli.envs.catalog import suite_of
 from dreamer_cli.envs.make import EnvConfig
 from dreamer_cli.envs.vector import VectorEnv, absolute
@@ -33,13 +34,14 @@ FILM_FRAMES = 3000  # a film of more would not be watched, and has to be held in
 class Scores(NamedTuple):
     """Returns and lengths of whole episodes, in the order of their seeds; frames of the first (may be empty).
 
-    told: what environments tell of their episodes, by name: the mean over all.
+    told: what environments tell of their episodes, by name: the mean over all. gap: if it was asked for.
     """
 
     returns: list[float]
     lengths: list[int]
     frames: list[np.ndarray]
     told: dict[str, float]
+    gap: Gap | None = None
 
     @property
     def mean(self) -> float:
@@ -77,6 +79,7 @@ def play(
     progress: Callable[[int, float], None] = lambda done, ret: None,
     film: bool = False,
     check: Callable[[], None] = lambda: None,
+    gap: DreamGap | None = None,
 ) -> Scores:
     """Play exactly `episodes` episodes from the beginning to the end.
 
@@ -87,6 +90,7 @@ def play(
         progress: told the number of finished episodes and the latest return.
         film: keep pictures of the first episode.
         check: called before every decision; may raise to stop.
+        gap: shown every decision, and what came of it.
     """
     count = envs.num_envs
     returns: dict[int, float] = {}
@@ -101,7 +105,11 @@ def play(
         if film and 0 not in returns and len(frames) < FILM_FRAMES:
             frames += envs.render([0]) or []
         action, _, carry = driver(now, carry)
+        if gap is not None:
+            gap.decided(carry)
         now = envs.step(action)
+        if gap is not None:
+            gap.followed(now, (playing < episodes) & ~envs.crashed)
         score += now.reward
         length += 1
         for env in np.flatnonzero(now.is_last):
@@ -122,7 +130,13 @@ def play(
     order = range(episodes)
     names = dict.fromkeys(name for one in told for name in one)
     means = {name: float(np.mean([one[name] for one in told if name in one])) for name in names}
-    return Scores([returns[i] for i in order], [lengths[i] * repeat for i in order], frames, means)
+    return Scores(
+        [returns[i] for i in order],
+        [lengths[i] * repeat for i in order],
+        frames,
+        means,
+        gap.measure() if gap is not None else None,
+    )
 
 
 def evaluate(request: EvaluateRequest, reporter: Reporter) -> Result:
@@ -213,7 +227,15 @@ def _scores(
             def progress(done: int, ret: float) -> None:
                 task.advance(1, **{"return": ret})
 
-            return play(envs, driver, request.episodes, progress, film, stop.check)
+            gap = None
+            # Planners search anew at every step of a dream, which takes too long; chance has no dreams.
+            if (
+                isinstance(driver, AgentDriver)
+                and driver.behaviour is None
+                and hasattr(loaded.agent.behaviour, "actor")
+            ):
+                gap = DreamGap(loaded.agent, driver.mode, derive_seed(seed, "gap"), num_envs)
+            return play(envs, driver, request.episodes, progress, film, stop.check, gap)
 
 
 def _driver(loaded: LoadedRun, policy: str, seed: int, request: EvaluateRequest) -> Driver:
@@ -251,7 +273,7 @@ def _document(
         "lengths": mine.lengths,
         "told": mine.told,
         "scores": extra_scores(str(env_cfg.id), mine.returns, mine.told),
-        "dream_gap": None,
+        "dream_gap": mine.gap._asdict() if mine.gap else None,
         "gate": gate,
         "video": str(video) if video else None,
     }
@@ -274,7 +296,11 @@ def _table(scores: dict[str, Scores]) -> list[str]:
 def _extra(document: dict[str, Any]) -> list[str]:
     """A line for each other score, and for what environments tell."""
     units = {"human_normalised": " % of the way from chance to human", "crafter_score": " % (geometric mean)"}
-    lines = [f"{name.replace('_', ' ')}  {value:.1f}{units[name]}" for name, value in document["scores"].items()]
+    lines = []
+    if gap := document["dream_gap"]:
+        over = f"imagined minus real return over {gap['horizon']} decisions, {gap['states']} states"
+        lines.append(f"dream gap  {gap['mean']:+.3g} ± {gap['std']:.3g} ({over})")
+    lines += [f"{name.replace('_', ' ')}  {value:.1f}{units[name]}" for name, value in document["scores"].items()]
     return lines + [f"{name}  {value:.3g}" for name, value in document["told"].items()]
 
 

@@ -1,51 +1,83 @@
 """Film what the agent dreams, next to what really happened."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from dreamer_cli import draw
-from dreamer_cli.acting import AgentDriver
+from dreamer_cli import draw, draw_tree
+from dreamer_cli.acting import AgentDriver, RandomDriver
 from dreamer_cli.agent import Agent
 from dreamer_cli.checkpoint import Checkpoints
 from dreamer_cli.commands.assemble import REPLAY, LoadedRun, acts_in_bf16, derive_seed
-from dreamer_cli.dream import DreamMode, Dreams, Windows, dream, require_decoder, stack_windows
+from dreamer_cli.draw_errors import plot
+from dreamer_cli.dream import (
+    DreamMode,
+    Dreams,
+    Windows,
+    dream,
+    no_windows,
+    repeat_window,
+    require_decoder,
+    stack_windows,
+)
 from dreamer_cli.dream_error import measure, summarize
 from dreamer_cli.envs.vector import VectorEnv
 from dreamer_cli.errors import UsageError
 from dreamer_cli.files import disk_error, json_bytes, write_atomic
-from dreamer_cli.reality import play_stretches, replay_stretches
+from dreamer_cli.reality import file_stretches, play_stretches, replay_stretches
 from dreamer_cli.report import Reporter, Result
-from dreamer_cli.requests import ImagineRequest
+from dreamer_cli.requests import OVERLAYS, ImagineRequest
 from dreamer_cli.spaces import EnvSpec
+from dreamer_cli.steering import POLICY, Steering, decode, parse_branches, read_actions
 from dreamer_cli.stop import StopSignal
 from dreamer_cli.structs import Carry
 from dreamer_cli.video import Film, check_format, write_arrays, write_film, write_picture
 
 FPS = 12
 METRICS_SCHEMA = "dreamer.imagine.metrics/1"
-NAMES = {"openloop": "open loop", "policy": "the agent's own actions"}
+NAMES = {
+    "openloop": "open loop",
+    "policy": "the agent's own actions",
+    "actions": "actions of a file",
+    "branches": "branches",
+}
+
+
+class Look(NamedTuple):
+    """How dreams are drawn; as of `draw.frames`."""
+
+    scale: int | None = None
+    overlay: tuple[str, ...] = OVERLAYS
+    layout: str = "grid"
+
+
+PLAIN = Look()
 
 
 def imagine(request: ImagineRequest, reporter: Reporter) -> Result:
     """`dreamer imagine`: the written paths on stdout."""
-    check_paths(request)
+    check(request)
     with StopSignal() as stop:
         loaded = LoadedRun(request.run, request.runs_dir, request.checkpoint, request.device, reporter)
         require_decoder(loaded.agent)
         out = request.out or loaded.run.videos / f"dream-{loaded.step:09d}-{request.mode}.mp4"
         seed = loaded.cfg.run.seed if request.seed is None else request.seed
+        request = replace(request, context=0) if request.source == "prior" else request
+        request, steering, names = steer(request, loaded.spec, seed)
         windows = find_windows(loaded, request, seed, reporter, stop)
         dreams = dream(
             loaded.agent,
-            windows,
+            repeat_window(windows, len(names)) if names else windows,
             request.mode,
             context=request.context,
             horizon=request.horizon,
             generator=torch.Generator(loaded.device).manual_seed(derive_seed(seed, "dream")),
+            steering=steering,
+            names=names,
         )
         if dreams.moments < request.context + request.horizon:
             reporter.note(
@@ -58,22 +90,29 @@ def imagine(request: ImagineRequest, reporter: Reporter) -> Result:
                 stop.check()
                 task.advance()
 
-            film = render(dreams, loaded.spec, out, title, scale=request.scale, fps=request.fps, progress=progress)
+            look = Look(request.scale, request.overlay, request.layout)
+            film = render(dreams, loaded.spec, out, title, look, fps=request.fps, progress=progress)
     rows = measure(dreams, loaded.spec.observation)
     head = {
         "run": str(loaded.run.path),
         "checkpoint_step": loaded.step,
         "mode": request.mode,
-        "source": request.source,
+        "source": str(request.source),
         "context": request.context,
         "horizon": request.horizon,
         "samples": dreams.samples,
         "seed": seed,
     }
     metrics = summarize(dreams, rows)
+    branches = _branches(dreams, loaded.spec)
     if request.metrics:
-        write_json(request.metrics, {"schema": METRICS_SCHEMA, **head, "mean": metrics, "steps": rows})
-    written = [str(path) for path in (out, request.metrics) if path]
+        write_json(
+            request.metrics,
+            {"schema": METRICS_SCHEMA, **head, "mean": metrics, "branches": branches, "steps": rows},
+        )
+    if request.plot:
+        write_picture(request.plot, plot(rows, title))
+    written = [str(path) for path in (out, request.metrics, request.plot) if path]
     moving = out.suffix.lower() not in (".png", ".npz")
     json = {
         **head,
@@ -83,21 +122,70 @@ def imagine(request: ImagineRequest, reporter: Reporter) -> Result:
         "height": film.height or None,
         "fps": (request.fps or FPS) if moving else None,
         "metrics": metrics,
+        "branches": branches,
         "metrics_file": str(request.metrics) if request.metrics else None,
+        "plot_file": str(request.plot) if request.plot else None,
     }
     return Result(json, written)
 
 
-def check_paths(request: ImagineRequest) -> None:
-    """See that the files can be written in the formats that their names ask for, before anything is played.
+def _branches(dreams: Dreams, spec: EnvSpec) -> list[dict[str, Any]]:
+    """What each branch began with, and what it promises."""
+    return [
+        {
+            "branch": name,
+            "action": decode(spec, dreams.action[m, dreams.border]),
+            "return": float(dreams.returns[m]) if np.isfinite(dreams.returns[m]) else None,
+            "length": int(dreams.length[m]) - dreams.context,
+        }
+        for m, name in enumerate(dreams.names)
+    ]
+
+
+def check(request: ImagineRequest) -> None:
+    """See that what is asked for makes sense, and that the files can be written, before anything is played.
 
     Raises:
-        UsageError: they cannot.
+        UsageError: it does not, or they cannot.
     """
+    for path, suffix, name in ((request.metrics, ".json", "--metrics"), (request.plot, ".png", "--plot")):
+        if path is not None and path.suffix != suffix:
+            raise UsageError(f"{name} is {str(path)!r}.", hint=f"The name must end in {suffix}.")
     if request.out is not None:
         check_format(request.out)
-    if request.metrics is not None and request.metrics.suffix != ".json":
-        raise UsageError(f"--metrics is {str(request.metrics)!r}.", hint="The name must end in .json.")
+    if request.actions is not None and request.actions.suffix not in (".json", ".npz"):
+        raise UsageError(f"--actions is {str(request.actions)!r}.", hint="The name must end in .json or .npz.")
+    mode = request.mode
+    if (mode == "actions") != (request.actions is not None):
+        raise UsageError("--mode actions and --actions FILE belong together.")
+    if mode != "branches" and (request.branch or request.layout != "grid"):
+        raise UsageError("--branch and --layout belong to --mode branches.")
+    if mode == "openloop" and request.source == "prior":
+        raise UsageError(
+            "A dream from the prior alone has no true actions.", hint="--mode policy, actions or branches."
+        )
+
+
+def steer(request: ImagineRequest, spec: EnvSpec, seed: int) -> tuple[ImagineRequest, Steering | None, tuple[str, ...]]:
+    """Who acts, where it is neither the truth nor the agent: the request as it can be done, actions, names of dreams.
+
+    Raises:
+        UsageError: a word means nothing. StateError: the file of actions cannot be used.
+    """
+    if request.mode == "actions":
+        assert request.actions is not None
+        given = read_actions(request.actions, spec)
+        rows = np.arange(request.samples) % len(given)
+        steering = Steering(given[rows], np.zeros((request.samples, given.shape[1]), bool))
+        moments = given.shape[1] + (request.context == 0)
+        return replace(request, horizon=min(request.horizon, moments)), steering, ()
+    if request.mode == "branches":
+        chance = RandomDriver(spec, {}, derive_seed(seed, "branches"))
+        words = request.branch or (POLICY,) * 4
+        moments = request.context + request.horizon - max(0, request.context - 1)
+        steering, names = parse_branches(words, spec, moments, chance.actions)
+        return replace(request, samples=1), steering, tuple(names)
+    return request, None, ()
 
 
 def film_title(env_id: str | None, step: int, mode: DreamMode) -> str:
@@ -114,9 +202,14 @@ def find_windows(
         StateError: no episode is long enough, or the checkpoint has no replay.
         EnvError: the environment cannot be played.
     """
+    if request.source == "prior":
+        return no_windows(loaded.agent, request.samples)
     rng = np.random.default_rng(derive_seed(seed, "windows"))
     need = request.context + (request.mode == "openloop")
     length = request.context + (request.horizon if request.mode == "openloop" else 0)
+    if isinstance(request.source, Path):
+        stretches = file_stretches(request.source, loaded.spec, request.samples, length)
+        return stack_windows(stretches)
     if request.source == "replay":
         checkpoint = Checkpoints(loaded.run.checkpoints, warn=reporter.warn).load(loaded.path, only=[REPLAY])
         tree = checkpoint.trees[REPLAY]
@@ -154,8 +247,8 @@ def render(
     spec: EnvSpec,
     path: Path,
     title: str,
+    look: Look = PLAIN,
     *,
-    scale: int | None = None,
     fps: int | None = None,
     progress: Callable[[], None] = lambda: None,
 ) -> Film:
@@ -172,10 +265,12 @@ def render(
         write_arrays(path, dreams.arrays())
         return Film(dreams.moments, 0, 0)
     if suffix == ".png":
-        return write_picture(path, draw.strip(dreams, spec, title, scale=scale))
+        drawing = draw_tree.last if look.layout == "tree" else draw.strip
+        return write_picture(path, drawing(dreams, spec, title, scale=look.scale, overlay=look.overlay))
 
     def drawn() -> Iterator[np.ndarray]:
-        for frame in draw.frames(dreams, spec, title, scale=scale):
+        drawing = draw_tree.frames if look.layout == "tree" else draw.frames
+        for frame in drawing(dreams, spec, title, scale=look.scale, overlay=look.overlay):
             progress()
             yield frame
 
@@ -192,8 +287,10 @@ def dream_video(
     context: int = 5,
     horizon: int = 45,
     start: Carry | None = None,
-) -> tuple[Film, dict[str, float | None]]:
-    """Dream in open loop, draw and write, for a training that films itself; returns the film and its mean errors.
+) -> tuple[Film, Dreams, dict[str, float | None]]:
+    """Dream in open loop, draw and write, for a training that films itself; beside the film goes a .json of its errors.
+
+    Returns the film, what was dreamt, and the mean errors.
 
     Args:
         windows, start: for example `batch_windows(agent, replay.sample()[0], samples=6)`.
@@ -204,7 +301,11 @@ def dream_video(
     """
     dreams = dream(agent, windows, "openloop", context=context, horizon=horizon, generator=generator, start=start)
     film = render(dreams, agent.spec, path, title)
-    return film, summarize(dreams, measure(dreams, agent.spec.observation))
+    rows = measure(dreams, agent.spec.observation)
+    means = summarize(dreams, rows)
+    about = {"mode": dreams.mode, "context": context, "samples": dreams.samples}
+    write_json(path.with_suffix(".json"), {"schema": METRICS_SCHEMA, **about, "mean": means, "steps": rows})
+    return film, dreams, means
 
 
 def write_json(path: Path, tree: dict[str, Any]) -> None:

@@ -351,10 +351,11 @@ class Training:
         try:
             # Only looks at things: it can be broken off anywhere.
             with self.watch("dream"), self.display.during("dreaming"), self.stop.at_once():
-                film_replayed(self.cfg, self.learner, self.replay.peek(seed), step, seed, path)
+                shown = film_replayed(self.cfg, self.learner, self.replay.peek(seed), step, seed, path)
         except (StateError, ResourceError) as error:  # a film is not worth a training
             self.reporter.warn(f"no dream was filmed at step {step}: {error.what}")
             return
+        self.display.dreamt(shown)
         self.display.event("filmed", video=str(path))
 
     def save(self) -> bool:

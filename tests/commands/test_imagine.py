@@ -14,6 +14,7 @@ from dreamer_cli.commands.imagine import dream_video, imagine
 from dreamer_cli.commands.train import train
 from dreamer_cli.dream import batch_windows, dream, stack_windows
 from dreamer_cli.errors import DreamerError, StateError, UsageError
+from dreamer_cli.panels import CONTEXT, DREAM, INK
 from dreamer_cli.report import Reporter, Result
 from dreamer_cli.requests import ImagineRequest, TrainRequest
 from dreamer_cli.world.objectives import Reconstruct
@@ -48,7 +49,8 @@ def test_defaults_go_into_the_run(run):
         "context": 3, "horizon": 6, "samples": 2, "seed": 0,
     }  # fmt: skip
     assert expected.items() <= result.json.items()
-    assert set(result.json["metrics"]) == {"vector/mse", "reward/error", "cont/accuracy"}
+    compared = {f"{name}{than}" for name in ("vector/mse", "reward/error") for than in ("", "/repeat", "/mean")}
+    assert set(result.json["metrics"]) == {*compared, "cont/accuracy"}
     assert all(np.isfinite(value) for value in result.json["metrics"].values())
 
 
@@ -71,6 +73,59 @@ def test_arrays(run, tmp_path):
         assert int(arrays["context"]) == 3
     assert (result.json["frames"], result.json["width"], result.json["fps"]) == (9, None, None)
     assert set(result.json["metrics"]) == {"reward", "cont", "return", "length"}
+
+
+def test_actions_of_a_file_act_exactly_and_a_dream_can_be_repeated(run, tmp_path):
+    first = ask(run, out=tmp_path / "first.npz", mode="policy")
+    with np.load(tmp_path / "first.npz") as arrays:
+        led = arrays["action"][:, 2:]
+    again = ask(
+        run, out=tmp_path / "again.npz", mode="actions", actions=tmp_path / "first.npz", source=tmp_path / "first.npz"
+    )
+    with np.load(tmp_path / "again.npz") as arrays:
+        np.testing.assert_array_equal(arrays["action"][:, 2:], led[:, : arrays["action"].shape[1] - 2])
+        repeated = arrays["model/vector"]
+    with np.load(tmp_path / "first.npz") as arrays:  # the same records, actions and chances: the same dream
+        np.testing.assert_allclose(repeated, arrays["model/vector"], rtol=1e-4, atol=1e-5)
+    assert again.json["metrics"] == pytest.approx(first.json["metrics"], rel=1e-4)
+    (tmp_path / "own.json").write_text("[1, 0, 1]")
+    result = ask(run, out=tmp_path / "own.npz", mode="actions", actions=tmp_path / "own.json")
+    with np.load(tmp_path / "own.npz") as arrays:
+        assert arrays["action"][:, 2:5].argmax(-1).tolist() == [[1, 0, 1]] * 2
+    assert result.json["horizon"] == 3
+
+
+def test_branches_say_what_they_promise(run, tmp_path):
+    result = ask(
+        run, out=tmp_path / "b.png", mode="branches", branch=("policy", "1", "random"), metrics=tmp_path / "b.json"
+    )
+    branches = result.json["branches"]
+    assert [(one["branch"], one["length"]) for one in branches] == [("policy", 6), ("1", 6), ("random", 6)]
+    assert branches[1]["action"] == 1
+    assert result.json["samples"] == 3
+    assert json.loads((tmp_path / "b.json").read_text())["branches"] == branches
+    returns = [one["return"] for one in branches]
+    assert result.json["metrics"]["return"] == pytest.approx(np.mean(returns))
+    assert Image.open(tmp_path / "b.png").size == (result.json["width"], result.json["height"])
+
+
+def test_a_dream_from_the_prior_alone_plays_nothing(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("dreamer_cli.commands.imagine.VectorEnv", None)
+    result = ask(run, out=tmp_path / "prior.npz", mode="policy", source="prior")
+    with np.load(tmp_path / "prior.npz") as arrays:
+        assert arrays["known"].tolist() == [0, 0]
+        assert arrays["model/vector"].shape[:2] == arrays["action"].shape[:2]
+    assert result.json["context"] == 0
+    assert ask(run, out=tmp_path / "prior.mp4", mode="policy", source="prior").json["frames"] == result.json["frames"]
+
+
+def test_the_plot_is_a_picture(run, tmp_path):
+    result = ask(run, out=tmp_path / "d.npz", plot=tmp_path / "errors.png")
+    assert result.text == [str(tmp_path / "d.npz"), str(tmp_path / "errors.png")]
+    assert result.json["plot_file"] == str(tmp_path / "errors.png")
+    shown = np.asarray(Image.open(tmp_path / "errors.png"))
+    for color in (DREAM, CONTEXT, INK):  # the model, and both that know nothing
+        assert (shown == color).all(-1).sum() > 50
 
 
 def test_strip_and_metrics_file(run, tmp_path):
@@ -105,6 +160,12 @@ def test_horizon_beyond_the_episode(run, tmp_path):
         ({"metrics": Path("errors.csv")}, UsageError, ".json"),
         ({"checkpoint": 7}, StateError, "last"),
         ({"context": 400, "source": "replay"}, StateError, "--context"),
+        ({"source": "prior"}, UsageError, "--mode"),
+        ({"plot": Path("errors.svg")}, UsageError, ".png"),
+        ({"mode": "branches", "branch": ("2",)}, UsageError, "0 to 1"),
+        ({"mode": "branches", "branch": ("noop",)}, UsageError, "0 to 1"),
+        ({"mode": "branches", "layout": "tree"}, UsageError, "grid"),
+        ({"mode": "actions", "actions": Path("a.txt")}, UsageError, ".json"),
     ],
 )
 def test_refusals_say_what_to_do(run, options, kind, says):
@@ -134,10 +195,12 @@ def test_a_training_films_its_batches(tmp_path):
     windows, start = batch_windows(agent, batch, samples=2)
     random = torch.Generator().manual_seed(1)
     path = tmp_path / "dream.gif"
-    film, errors = dream_video(agent, windows, path, title="toy", generator=random, start=start, horizon=50)
+    film, dreams, errors = dream_video(agent, windows, path, title="toy", generator=random, start=start, horizon=50)
     assert film.frames == 12
     assert Image.open(path).size == (film.width, film.height)
     assert {"camera/mse", "camera/psnr", "camera/ssim", "speed/mse", "cards/accuracy"} <= set(errors)
+    assert json.loads(path.with_suffix(".json").read_text())["mean"] == errors
+    assert dreams.moments == 12
     assert torch.is_grad_enabled()
 
 

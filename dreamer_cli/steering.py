@@ -1,0 +1,186 @@
+"""Actions that people write, by name, by number or in a file, as the flat vectors that an agent works with.
+
+```
+--branch policy,noop,LEFT,3+policy     who acts in each of several dreams
+--actions FILE.json                    {"schema": "dreamer.actions/1", "actions": [3, "LEFT", ...]}, or the list alone
+--actions FILE.npz                     `action` T A (or M T A), flat, as `dreamer imagine -o FILE.npz` writes it
+```
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dreamer_cli.errors import StateError, UsageError, closest
+from dreamer_cli.files import read_json
+from dreamer_cli.npz import read_npz
+from dreamer_cli.spaces import ActionPart, EnvSpec
+
+SCHEMA = "dreamer.actions/1"
+POLICY, RANDOM, NOOP = "policy", "random", "noop"
+THEN = "+policy"  # after a word: only once, then the agent acts
+
+
+class Steering(NamedTuple):
+    """Who acts in M dreams, in H moments from the last record of the context on.
+
+    given: M H A, actions; own: M H, where the agent decides itself and `given` says nothing.
+    """
+
+    given: np.ndarray
+    own: np.ndarray
+
+
+def encode(spec: EnvSpec, value: Any) -> np.ndarray:
+    """An action as the environment takes it → A float32.
+
+    Args:
+        value: a number, the name of a choice, or a list of numbers; for an action of several parts a mapping from their
+            keys. Continuous numbers are in the environment's units.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if len(spec.action) == 1 and not isinstance(value, Mapping):
+        value = {spec.action[0].key: value}
+    keys = [part.key for part in spec.action]
+    if not isinstance(value, Mapping) or sorted(map(str, value)) != sorted(keys):
+        raise UsageError(f"{value!r} is no action here.", hint=f"An action has these parts: {', '.join(keys)}.")
+    return np.concatenate([_encode_part(part, value[part.key]) for part in spec.action])
+
+
+def decode(spec: EnvSpec, action: np.ndarray) -> Any:
+    """The inverse of `encode`: an action A as JSON, of names where a choice has one."""
+    values: dict[str, Any] = {}
+    start = 0
+    for part in spec.action:
+        flat, start = action[start : start + part.width], start + part.width
+        if part.kind == "discrete":
+            cuts = np.cumsum(part.classes)[:-1]
+            chosen = [int(entry.argmax()) for entry in np.split(flat, cuts)]
+            numbers = [k + first for k, first in zip(chosen, part.start or (0,) * len(chosen), strict=True)]
+            named = len(chosen) == 1 and len(part.names) == part.classes[0]
+            values[part.key] = part.names[chosen[0]] if named else numbers[0] if len(numbers) == 1 else numbers
+        else:
+            low, high = np.array(part.low), np.array(part.high)
+            numbers = (low + (flat.clip(-1, 1) + 1) / 2 * (high - low)).tolist()
+            values[part.key] = numbers[0] if len(numbers) == 1 else numbers
+    return values if len(spec.action) > 1 else next(iter(values.values()))
+
+
+def noop(spec: EnvSpec) -> np.ndarray:
+    """Doing nothing → A float32: the choice of that name, and numbers as close to 0 as they can be.
+
+    Raises:
+        UsageError: the environment names no such choice.
+    """
+    found = []
+    for part in spec.action:
+        if part.kind == "continuous":
+            found.append(_encode_part(part, np.clip(0.0, part.low, part.high).tolist()))
+            continue
+        idle = [name for name in part.names if name.casefold() in ("noop", "nop", "no-op", "nothing", "idle")]
+        if not idle:
+            raise UsageError("This environment names no action that does nothing.", hint=_known(part))
+        found.append(_encode_part(part, idle[0]))
+    return np.concatenate(found)
+
+
+def parse_branches(
+    words: Sequence[str], spec: EnvSpec, moments: int, draw: Callable[[int], np.ndarray]
+) -> tuple[Steering, list[str]]:
+    """Who acts in each dream, for `moments` moments, and what to call each.
+
+    Args:
+        words: `policy`, `random`, `noop`, a choice by number or name, or numbers joined by `/`; each but `policy` may
+            end in `+policy`: once, and then the agent.
+        draw: n → n A, random actions.
+
+    Raises:
+        UsageError: a word means nothing here.
+    """
+    given = np.zeros((len(words), moments, spec.action_width), np.float32)
+    own = np.zeros((len(words), moments), bool)
+    for row, word in enumerate(words):
+        bare = word.removesuffix(THEN)
+        own[row] = bare == POLICY
+        own[row, 1:] |= word != bare
+        if bare == RANDOM:
+            given[row] = draw(moments)
+        elif bare != POLICY:
+            given[row] = noop(spec) if bare == NOOP else encode(spec, _value(bare))
+    return Steering(given, own), list(words)
+
+
+def read_actions(path: Path, spec: EnvSpec) -> np.ndarray:
+    """The actions of a file, for the last record of the context and all that follow: M T A float32.
+
+    Raises:
+        StateError: it cannot be read, or holds something else. UsageError: an action that the environment has not.
+    """
+    if path.suffix == ".npz":
+        arrays = read_npz(path, only=("action", "context"))
+        action = arrays.get("action")
+        if action is None or action.dtype.kind != "f" or action.ndim not in (2, 3):
+            raise StateError(f"{path} holds no `action` of shape (T, {spec.action_width}).")
+        action = action[None] if action.ndim == 2 else action
+        before = max(0, int(arrays["context"]) - 1) if arrays.get("context", np.zeros(1)).shape == () else 0
+        action = action[:, before:].astype(np.float32)
+    else:
+        tree = read_json(path)
+        if isinstance(tree, dict):
+            tree = tree.get("actions")
+        if not isinstance(tree, list):
+            raise StateError(f"{path} holds no list of actions.", hint='{"actions": [3, "LEFT", ...]}, or the list.')
+        rows = [encode(spec, value) for value in tree]
+        action = np.array(rows, np.float32).reshape(1, len(rows), spec.action_width)
+    if action.shape[2] != spec.action_width or not np.isfinite(action).all():
+        raise StateError(f"{path} holds actions of {action.shape[2]} numbers; here they have {spec.action_width}.")
+    if not action.shape[0] or not action.shape[1]:
+        raise StateError(f"{path} holds no action.")
+    return action
+
+
+def _encode_part(part: ActionPart, value: Any) -> np.ndarray:
+    if isinstance(value, str):
+        names = [name.casefold() for name in part.names]
+        if value.casefold() not in names:
+            raise UsageError(f"There is no action {value!r}.", hint=closest(value, list(part.names)) + _known(part))
+        value = names.index(value.casefold()) + (part.start[0] if part.start else 0)
+    try:
+        numbers = np.asarray(value, np.float64).ravel()
+    except (ValueError, TypeError) as err:
+        raise UsageError(f"{value!r} is no action.", hint=_known(part)) from err
+    if len(numbers) != (len(part.classes) or part.size) or not np.isfinite(numbers).all():
+        raise UsageError(f"{value!r} is no action.", hint=_known(part))
+    if part.kind == "continuous":
+        low, high = np.array(part.low), np.array(part.high)
+        if (numbers < low).any() or (numbers > high).any():
+            raise UsageError(f"{value!r} is out of bounds.", hint=_known(part))
+        return ((numbers - low) / (high - low) * 2 - 1).astype(np.float32)
+    chosen = numbers - np.array(part.start or (0,) * len(part.classes))
+    if (chosen != chosen.round()).any() or (chosen < 0).any() or (chosen >= part.classes).any():
+        raise UsageError(f"There is no action {value!r}.", hint=_known(part))
+    return np.concatenate(
+        [np.eye(count, dtype=np.float32)[int(k)] for k, count in zip(chosen, part.classes, strict=True)]
+    )
+
+
+def _value(word: str) -> Any:
+    """A word of the command line: a number, numbers joined by `/`, or a name."""
+    try:
+        numbers = [float(part) for part in word.split("/")]
+    except ValueError:
+        return word
+    return numbers[0] if len(numbers) == 1 else numbers
+
+
+def _known(part: ActionPart) -> str:
+    if part.kind == "continuous":
+        return f"{part.size} numbers from {list(part.low)} to {list(part.high)}."
+    if len(part.names) == part.classes[0] and len(part.classes) == 1:
+        return f"Known: {', '.join(f'{name} ({k})' for k, name in enumerate(part.names, (part.start or (0,))[0]))}."
+    first = part.start or (0,) * len(part.classes)
+    return f"Known: {', '.join(f'{low} to {low + count - 1}' for low, count in zip(first, part.classes, strict=True))}."
