@@ -51,7 +51,7 @@ test: setup-dev  ## the default tests (under 4 minutes on 2 cores)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 extended: setup-dev  ## crash tests, suites, long round trips (under 25 minutes)
-	$(BIN)/python -m pytest -m extended -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m extended -n 2 --dist worksteal
 
 slow: setup-dev  ## learning and soak tests, by hand (hours)
 	$(BIN)/python -m pytest -m slow

@@ -64,9 +64,9 @@ def _chart(canvas: Image.Image, at: tuple[int, int], name: str, rows: Sequence[d
             for k, value in enumerate(values.tolist())
             if np.isfinite(value)
         ]
-        if len(points) == 1:
-            points.append((points[0][0] + SMOOTH * 3, points[0][1]))
-        draw.line(points, fill=color, width=2 * SMOOTH, joint="curve")
+        points += [(x + SMOOTH * 3, y) for x, y in points[:1] if len(points) == 1]
+        if points:
+            draw.line(points, fill=color, width=2 * SMOOTH, joint="curve")
     canvas.paste(chart.resize(CHART, Image.Resampling.BOX), at)
     ImageDraw.Draw(canvas).rectangle((left - 1, top - 1, left + wide, top + tall), outline=LINE)
     text(canvas, (left, top - 13), name, INK, 14)

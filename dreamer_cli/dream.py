@@ -57,7 +57,8 @@ class Dreams(NamedTuple):
     """M dreams of T moments, as numpy arrays, in the units of the observation.
 
     truth: key → M T ... as in the environment; model: the same, images as float 0..1 and discrete
-    entries as probabilities; action: M T A; reward, cont: M T, predicted; true_reward, true_cont: M T;
+    entries as probabilities; action: M T A; reward, cont: M T, predicted; true_reward, true_cont: M T, rewards
+    as they are learnt (`world.reward_squash`), NaN where they are not known;
     value: M T, what the critic expects from there on, NaN without a critic; kl: M T, nats by which the guess changes
     when the observation is shown (open loop: could it be seen), NaN where there is none; entropy: M T, nats, of the
     guess before seeing; known: M, moments for which there is a truth (later ones repeat the last); length: M, moments
@@ -231,6 +232,8 @@ def dream(
         known = np.full(len(windows.length), context)
         over = (cont < ENDED_BELOW) & (np.arange(moments) >= context)
         length = np.where(over.any(1), over.argmax(1) + 1, moments)
+    if steering is not None:
+        length = np.minimum(length, max(0, context - 1) + 1 + steering.until)
     critic = getattr(agent.behaviour, "critic", None)
     value = np.full(cont.shape, np.nan, np.float32) if critic is None else to_numpy(critic(feat).mean)
     prior = dynamics.prior(states.deter)
@@ -245,7 +248,7 @@ def dream(
         action=to_numpy(action)[:, :moments],
         reward=to_numpy(agent.world.reward(feat).mean)[:, :moments],
         cont=cont[:, :moments],
-        true_reward=windows.reward[rows, held],
+        true_reward=_learnt_reward(agent, windows.reward)[rows, held],
         true_cont=1.0 - windows.is_terminal[rows, held],
         value=value[:, :moments],
         kl=_surprise(agent, windows, states, prior, known)[:, :moments],
@@ -342,6 +345,11 @@ def _surprise(agent: Agent, windows: Windows, states: State, prior: Tensor, know
         kl[:, :seen] = to_numpy(agent.world.dynamics.latent.kl(post, prior[:, :seen]))
         kl[np.arange(kl.shape[1]) >= known[:, None]] = np.nan
     return kl
+
+
+def _learnt_reward(agent: Agent, reward: np.ndarray) -> np.ndarray:
+    """Rewards in the units of the reward head."""
+    return to_numpy(agent.world.squash_reward(torch.as_tensor(reward)))
 
 
 def _decide(agent: Agent, state: State, generator: torch.Generator) -> Tensor:

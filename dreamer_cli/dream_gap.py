@@ -60,8 +60,11 @@ class DreamGap:
 
     def followed(self, now: Records, counts: np.ndarray) -> None:
         """What came of it. counts: N bool, whether the episode is one of those that are scored."""
+        learnt = self.agent.world.squash_reward(
+            torch.as_tensor(now.reward)
+        ).tolist()  # what the model is asked to promise
         for row, rewards in enumerate(self._rewards):
-            rewards.append(float(now.reward[row]))
+            rewards.append(learnt[row])
             if not now.is_last[row]:
                 continue
             for start in self._open[row] if counts[row] else []:
@@ -74,11 +77,13 @@ class DreamGap:
 
     @torch.no_grad()
     def measure(self) -> Gap | None:
-        """Dream from all states; None if there is none."""
+        """Dream from all states; None if there is none, or the model promises nothing finite."""
         if not self._starts:
             return None
         imagined = [self._imagined(self._starts[i : i + AT_ONCE]) for i in range(0, len(self._starts), AT_ONCE)]
         gaps = np.concatenate(imagined) - np.array(self._real)
+        if not np.isfinite(gaps).all():
+            return None
         return Gap(float(gaps.mean()), float(gaps.std(ddof=1)) if len(gaps) > 1 else 0.0, self.horizon, len(gaps))
 
     def _imagined(self, starts: list[_Start]) -> np.ndarray:

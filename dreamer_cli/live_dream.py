@@ -28,15 +28,12 @@ def dream_lines(dream: SmallDream, seconds: float, rows: int, width: int) -> lis
     Empty where there is no room.
     """
     t = int(seconds * FRAMES_PER_S) % len(dream.truth)
-    _, tall, wide, _ = dream.truth.shape
-    share = min(1.0, 2 * (rows - 1) / tall, (width - 3) / 2 / wide)
-    size = max(2, round(wide * share)), max(2, round(tall * share) // 2 * 2)
     if rows < 4:
         return []
-    pictures = [half_blocks(resized(shown[t], size)) for shown in (dream.truth, dream.model)]
-    lines = [Text.assemble(left, "   ", right) for left, right in zip(*pictures, strict=True)]
+    small = [fitted(shown[t], (width - 3) // 2, 2 * (rows - 1)) for shown in (dream.truth, dream.model)]
+    lines = [Text.assemble(left, "   ", right) for left, right in zip(*map(half_blocks, small), strict=True)]
     now = f"seeing {t + 1}" if t < dream.context else f"dreaming +{t + 1 - dream.context}"
-    words = Text.assemble((f"{'truth':<{size[0] + 3}}", FAINT), (f"model, {now}", FAINT))
+    words = Text.assemble((f"{'truth':<{small[0].shape[1] + 3}}", FAINT), (f"model, {now}", FAINT))
     words.truncate(width)
     return [*lines, words]
 
@@ -50,6 +47,18 @@ def half_blocks(picture: np.ndarray) -> list[Text]:
             line.append(UPPER_HALF, Style(color=Color.from_rgb(*above), bgcolor=Color.from_rgb(*below)))
         lines.append(line)
     return lines
+
+
+def fitted(picture: np.ndarray, wide: int, tall: int) -> np.ndarray:
+    """uint8 (Y, X, 3), as large as `wide` columns and `tall` rows allow, of an even number of rows.
+
+    Enlarged by whole numbers only, so that pixels stay sharp.
+    """
+    rows, columns, _ = picture.shape
+    share = min(wide / columns, tall / rows)
+    if share >= 1:
+        return np.kron(picture, np.ones((int(share), int(share), 1), np.uint8))[: rows * int(share) // 2 * 2]
+    return resized(picture, (max(1, int(columns * share)), max(2, int(rows * share) // 2 * 2)))
 
 
 def resized(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:

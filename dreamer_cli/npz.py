@@ -29,6 +29,8 @@ def read_npz(path: Path, only: Container[str] | None = None) -> dict[str, np.nda
             wanted = {name: info for name, info in members.items() if only is None or name in only}
             if sum(info.file_size for info in wanted.values()) > LARGEST:
                 raise StateError(f"{path} is not read: its arrays take more than {LARGEST >> 30} GiB.")
+            if any(info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for info in wanted.values()):
+                raise StateError(f"{path} is not read: numpy does not compress like this.")
             for name, info in wanted.items():
                 with archive.open(info) as member:
                     found[name] = np.lib.format.read_array(member, allow_pickle=False)

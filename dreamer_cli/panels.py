@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from dreamer_cli.dream import Dreams
-from dreamer_cli.spaces import as_rgb
+from dreamer_cli.spaces import as_bytes, as_rgb
 
 PAPER, INK, MUTED, LINE = (250, 250, 247), (45, 52, 60), (112, 120, 128), (208, 212, 216)
 CONTEXT, DREAM, SHADE = (0, 114, 178), (213, 94, 0), (233, 236, 238)
@@ -86,10 +86,7 @@ def brief(number: SupportsFloat) -> str:
 
 def as_picture(image: np.ndarray) -> np.ndarray:
     """An image C Y X, uint8 or float 0..1, as uint8 Y X 3."""
-    if image.dtype != np.uint8:
-        # A model that has diverged is drawn black, not as a crash.
-        image = (np.nan_to_num(image).clip(0, 1) * 255 + 0.5).astype(np.uint8)
-    return as_rgb(image)
+    return as_rgb(as_bytes(image))
 
 
 # By whether there is a truth beyond the context, and a context.

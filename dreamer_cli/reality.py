@@ -112,7 +112,8 @@ def file_stretches(path: Path, spec: EnvSpec, number: int, length: int) -> list[
 
     It has `obs/KEY` (or `truth/KEY`, as `dreamer imagine -o FILE.npz` writes them; or KEY alone) for each observation
     of the environment, and `action`, flat as in the replay; T each, or M T. Images as they are stored, C Y X, or Y X C.
-    `reward` (or `true_reward`) and `is_terminal` may be missing, as may `known`: M, how many records of each are real.
+    `reward` (or `true_reward`) and `is_terminal` (or `true_cont`) may be missing, as may `known`: M, how many records
+    of each are real. Rewards that are missing are NaN; records that do not say otherwise end nothing.
 
     Raises:
         StateError: it cannot be read, or holds something else.
@@ -147,20 +148,32 @@ def file_stretches(path: Path, spec: EnvSpec, number: int, length: int) -> list[
         raise StateError(f"{path} holds no `action`.", hint="Flat, as in the replay; zeros if it is not known.")
     action = lead("action", action, (spec.action_width,)).astype(np.float32)
     rows, records = action.shape[:2]
-    blank = np.zeros((rows, records), np.float32)
-    reward = find("true_reward", "reward")
-    terminal, known = find("is_terminal"), find("known")
-    reward = blank if reward is None else lead("reward", reward, ()).astype(np.float32)
-    terminal = blank.astype(bool) if terminal is None else lead("is_terminal", terminal, ()).astype(bool)
-    known = np.full(rows, records) if known is None else known
+    reward, terminal, cont = find("true_reward", "reward"), find("is_terminal"), find("true_cont")
+    reward = np.full((rows, records), np.nan, np.float32) if reward is None else lead("reward", reward, ())
+    if terminal is None:
+        terminal = np.zeros((rows, records), bool) if cont is None else lead("true_cont", cont, ()) < 0.5
+    terminal = lead("is_terminal", terminal, ()).astype(bool)
+    known = arrays.get("known", np.full(rows, records))
     shapes = {value.shape[:2] for value in (*obs.values(), reward, terminal)}
-    if shapes != {(rows, records)} or known.shape != (rows,) or (known < 0).any() or (known > records).any():
+    counted = known.shape == (rows,) and known.dtype.kind in "iu" and not ((known < 0) | (known > records)).any()
+    if shapes != {(rows, records)} or not counted:
         raise StateError(f"{path}: its arrays are of different lengths.")
-    stops = np.minimum(known.astype(int), length)
-    return [
-        Stretch({key: v[m, :stop] for key, v in obs.items()}, action[m, :stop], reward[m, :stop], terminal[m, :stop])
-        for m, stop in enumerate(stops[:number].tolist())
+    if not np.isfinite(action).all() or np.isinf(reward).any():
+        raise StateError(f"{path}: its actions or rewards are not finite.")
+    stops = np.minimum(known, length).tolist()
+    found = [
+        Stretch(
+            {key: v[m, :stop] for key, v in obs.items()},
+            action[m, :stop],
+            reward[m, :stop].astype(np.float32),
+            terminal[m, :stop],
+        )
+        for m, stop in enumerate(stops)
+        if stop
     ]
+    if not found:
+        raise StateError(f"{path} holds no record.")
+    return found[:number]
 
 
 def _read_episodes(directory: Path, entry: Any, spec: EnvSpec) -> list[Stretch]:

@@ -96,6 +96,7 @@ class ImagineRequest:
         source: where the context comes from, or a file of records.
         actions: of the mode `actions`.
         branch: words of the mode `branches`, as of `steering.parse_branches`.
+        horizon: None: 45, and in the mode `actions` all that are given.
         plot: a picture of what `metrics` holds.
     """
 
@@ -109,7 +110,7 @@ class ImagineRequest:
     branch: tuple[str, ...] = ()
     layout: Literal["grid", "tree"] = "grid"
     context: int = 5
-    horizon: int = 45
+    horizon: int | None = None
     samples: int = 6
     seed: int | None = None
     scale: int | None = None
@@ -117,6 +118,24 @@ class ImagineRequest:
     overlay: tuple[str, ...] = OVERLAYS
     metrics: Path | None = None
     plot: Path | None = None
+    device: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlayRequest:
+    """`dreamer play RUN`. `policy` None: the run's own; `port` 0: any that is free."""
+
+    run: str
+    runs_dir: Path | None = None
+    checkpoint: Checkpoint | None = None
+    env: str | None = None
+    env_kwarg: tuple[str, ...] = ()
+    ui: Literal["web", "term"] = "web"
+    port: int = 0
+    open_browser: bool = False
+    policy: Literal["mode", "sample"] | None = None
+    fps: int = 15
+    seed: int | None = None
     device: str | None = None
 
 

@@ -150,6 +150,12 @@ def slug(env_id: str) -> str:
     return name.lstrip(".-") or "env"
 
 
+def short_id(env_id: str) -> str:
+    """An environment id as a title has it: a file by its name, without its folder."""
+    place, colon, name = env_id.rpartition(":")
+    return f"{Path(place).name}:{name}" if colon and place.endswith(".py") else env_id
+
+
 def new_run_dir(root: Path, env_id: str, name: str, seed: int) -> RunDir:
     """Make `<root>/<env>/<time>-<name>-s<seed>`; a number is added if it was made this very second.
 

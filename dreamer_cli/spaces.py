@@ -192,6 +192,13 @@ def action_from_indices(part: ActionPart, indices: np.ndarray) -> np.ndarray:
     return np.concatenate(columns, -1)
 
 
+def as_bytes(image: np.ndarray) -> np.ndarray:
+    """An image of uint8 or of floats 0..1 as uint8; what is no number is black."""
+    if image.dtype == np.uint8:
+        return image
+    return (np.nan_to_num(image).clip(0, 1) * 255 + 0.5).astype(np.uint8)
+
+
 def as_rgb(image: np.ndarray) -> np.ndarray:
     """Any image observation as a picture: uint8 (..., C, Y, X) to uint8 (..., Y, X, 3).
 

@@ -26,11 +26,17 @@ THEN = "+policy"  # after a word: only once, then the agent acts
 class Steering(NamedTuple):
     """Who acts in M dreams, in H moments from the last record of the context on.
 
-    given: M H A, actions; own: M H, where the agent decides itself and `given` says nothing.
+    given: M H A, actions; own: M H, where the agent decides itself and `given` says nothing; until: M, after so many
+    actions there are no more, and the dream is over.
     """
 
     given: np.ndarray
     own: np.ndarray
+    until: np.ndarray
+
+    def repeated(self, count: int) -> "Steering":
+        """For so many dreams, from the first again where there are not enough."""
+        return Steering(*(value[np.arange(count) % len(value)] for value in self))
 
 
 def encode(spec: EnvSpec, value: Any) -> np.ndarray:
@@ -65,7 +71,8 @@ def decode(spec: EnvSpec, action: np.ndarray) -> Any:
             values[part.key] = part.names[chosen[0]] if named else numbers[0] if len(numbers) == 1 else numbers
         else:
             low, high = np.array(part.low), np.array(part.high)
-            numbers = (low + (flat.clip(-1, 1) + 1) / 2 * (high - low)).tolist()
+            # Rounding may leave the bounds by a hair.
+            numbers = (low + (flat.clip(-1, 1) + 1) / 2 * (high - low)).clip(low, high).tolist()
             values[part.key] = numbers[0] if len(numbers) == 1 else numbers
     return values if len(spec.action) > 1 else next(iter(values.values()))
 
@@ -111,23 +118,19 @@ def parse_branches(
             given[row] = draw(moments)
         elif bare != POLICY:
             given[row] = noop(spec) if bare == NOOP else encode(spec, _value(bare))
-    return Steering(given, own), list(words)
+    return Steering(given, own, np.full(len(words), moments)), list(words)
 
 
-def read_actions(path: Path, spec: EnvSpec) -> np.ndarray:
-    """The actions of a file, for the last record of the context and all that follow: M T A float32.
+def read_actions(path: Path, spec: EnvSpec) -> Steering:
+    """The actions of a file, for the last record of the context and all that follow.
+
+    Of a file that `imagine -o FILE.npz` wrote, those that were dreamt, or that the truth took in open loop.
 
     Raises:
         StateError: it cannot be read, or holds something else. UsageError: an action that the environment has not.
     """
     if path.suffix == ".npz":
-        arrays = read_npz(path, only=("action", "context"))
-        action = arrays.get("action")
-        if action is None or action.dtype.kind != "f" or action.ndim not in (2, 3):
-            raise StateError(f"{path} holds no `action` of shape (T, {spec.action_width}).")
-        action = action[None] if action.ndim == 2 else action
-        before = max(0, int(arrays["context"]) - 1) if arrays.get("context", np.zeros(1)).shape == () else 0
-        action = action[:, before:].astype(np.float32)
+        action, until = _stored(path, spec.action_width)
     else:
         tree = read_json(path)
         if isinstance(tree, dict):
@@ -135,12 +138,30 @@ def read_actions(path: Path, spec: EnvSpec) -> np.ndarray:
         if not isinstance(tree, list):
             raise StateError(f"{path} holds no list of actions.", hint='{"actions": [3, "LEFT", ...]}, or the list.')
         rows = [encode(spec, value) for value in tree]
-        action = np.array(rows, np.float32).reshape(1, len(rows), spec.action_width)
-    if action.shape[2] != spec.action_width or not np.isfinite(action).all():
-        raise StateError(f"{path} holds actions of {action.shape[2]} numbers; here they have {spec.action_width}.")
-    if not action.shape[0] or not action.shape[1]:
+        action, until = np.array(rows, np.float32).reshape(1, len(rows), spec.action_width), np.array([len(rows)])
+    if not (until > 0).any():
         raise StateError(f"{path} holds no action.")
-    return action
+    action, until = action[until > 0, : until.max()], until[until > 0]
+    return Steering(action, np.zeros(action.shape[:2], bool), until)
+
+
+def _stored(path: Path, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """`action` of a file as M H A, from the one that answers the last record of the context on; and how many: M."""
+    arrays = read_npz(path, only=("action", "context", "length"))
+    action = arrays.get("action")
+    if action is None or action.dtype.kind != "f" or action.ndim not in (2, 3) or action.shape[-1] != width:
+        raise StateError(f"{path} holds no `action` of shape (T, {width}).")
+    if not np.isfinite(action).all():
+        raise StateError(f"{path}: its actions are not finite.")
+    action = (action[None] if action.ndim == 2 else action).astype(np.float32)
+    context, length = arrays.get("context"), arrays.get("length")
+    if context is None or length is None:
+        return action, np.full(len(action), action.shape[1])
+    whole = context.dtype.kind in "iu" and length.dtype.kind in "iu"
+    if not whole or context.shape != () or context < 0 or length.shape != action.shape[:1]:
+        raise StateError(f"{path}: its `context` or `length` makes no sense.")
+    before = max(0, int(context) - 1)  # T moments have T - 1 actions between them
+    return action[:, before:], (length.clip(0, action.shape[1]) - 1 - before).clip(0)
 
 
 def _encode_part(part: ActionPart, value: Any) -> np.ndarray:
@@ -151,8 +172,8 @@ def _encode_part(part: ActionPart, value: Any) -> np.ndarray:
         value = names.index(value.casefold()) + (part.start[0] if part.start else 0)
     try:
         numbers = np.asarray(value, np.float64).ravel()
-    except (ValueError, TypeError) as err:
-        raise UsageError(f"{value!r} is no action.", hint=_known(part)) from err
+    except (ValueError, TypeError, OverflowError) as err:
+        raise UsageError(f"{str(value)[:40]} is no action.", hint=_known(part)) from err
     if len(numbers) != (len(part.classes) or part.size) or not np.isfinite(numbers).all():
         raise UsageError(f"{value!r} is no action.", hint=_known(part))
     if part.kind == "continuous":

@@ -130,7 +130,7 @@ def given_actions(rows: int, moments: int, seed: int = 5) -> np.ndarray:
 
 def test_given_actions_act_exactly(agent, windows):
     """From the last record of the context on; as open loop, were they the true ones."""
-    true = Steering(windows.action[:, 3:], np.zeros((3, 9), bool))
+    true = Steering(windows.action[:, 3:], np.zeros((3, 9), bool), np.full(3, 9))
     dreams = dream(agent, windows, "actions", context=4, horizon=4, generator=generator(), steering=true)
     real = dream(agent, windows, "openloop", context=4, horizon=8, generator=generator())
     assert dreams.known.tolist() == [4, 4, 4]
@@ -139,7 +139,7 @@ def test_given_actions_act_exactly(agent, windows):
     other = given_actions(3, 6)
     led = dream(
         agent, windows, "actions", context=4, horizon=6, generator=generator(),
-        steering=Steering(other, np.zeros((3, 6), bool)),
+        steering=Steering(other, np.zeros((3, 6), bool), np.full(3, 6)),
     )  # fmt: skip
     np.testing.assert_array_equal(led.action[:, 3:9], other[:, : led.moments - 3])
     assert not led.action[:, 9:].any()  # nothing is known of what would come then
@@ -150,7 +150,7 @@ def test_given_actions_act_exactly(agent, windows):
 def test_a_dream_from_the_prior_alone_sees_nothing(agent):
     """Stepped by hand; and there is no observation that could have been seen."""
     actions = given_actions(2, 5)
-    steering = Steering(actions, np.zeros((2, 5), bool))
+    steering = Steering(actions, np.zeros((2, 5), bool), np.full(2, 5))
     dreams = dream(
         agent, no_windows(agent, 2), "actions", context=0, horizon=6, generator=generator(), steering=steering
     )
@@ -171,7 +171,7 @@ def test_a_dream_from_the_prior_alone_sees_nothing(agent):
 def test_branches_grow_from_one_state(agent, windows):
     own = np.ones((3, 9), bool)
     own[1] = False
-    steering = Steering(given_actions(3, 9), own)
+    steering = Steering(given_actions(3, 9), own, np.full(3, 9))
     one = repeat_window(windows, 3)
     dreams = dream(
         agent, one, "branches", context=4, horizon=8, generator=generator(), steering=steering, names=("a", "b", "c")

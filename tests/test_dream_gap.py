@@ -29,6 +29,22 @@ def play(gap, agent, lengths, terminal, counts=True):
     return seen
 
 
+def test_rewards_are_those_that_are_learnt():
+    agent = make_agent(awake=True)
+    agent.world.squash_reward = torch.tanh
+    gap = DreamGap(agent, "mode", 3, num_envs=2)
+    play(gap, agent, [gap.horizon + 4], terminal=False)
+    assert gap._real == [pytest.approx(sum(np.tanh(range(gap.horizon))))]
+
+
+def test_what_is_not_finite_is_no_gap():
+    agent = make_agent(awake=True)
+    gap = DreamGap(agent, "mode", 3, num_envs=2)
+    play(gap, agent, [gap.horizon + 4], terminal=False)
+    gap._real[0] = float("nan")
+    assert gap.measure() is None
+
+
 def test_it_is_what_the_model_promises_less_what_came():
     agent = make_agent(awake=True)
     gap = DreamGap(agent, "mode", 3, num_envs=2)

@@ -5,7 +5,7 @@ import pytest
 from rich.color import Color
 
 from dreamer_cli.commands.watching import small
-from dreamer_cli.live_dream import SmallDream, dream_lines, half_blocks
+from dreamer_cli.live_dream import SmallDream, dream_lines, fitted, half_blocks
 from dreamer_cli.live_view import Snapshot, frame
 from dreamer_cli.spaces import ObsSpec
 from tests.test_draw import make_dreams
@@ -23,11 +23,23 @@ def test_truth_and_model_run_side_by_side_and_begin_again():
     pictures = np.zeros((4, 8, 8, 3), np.uint8)
     dream = SmallDream(pictures, pictures + 200, context=2)
     lines = dream_lines(dream, 0.3, rows=12, width=60)
-    assert [line.cell_len for line in lines[:4]] == [19] * 4
-    assert lines[4].plain.split() == ["truth", "model,", "seeing", "2"]
+    assert [line.cell_len for line in lines[:8]] == [35] * 8  # twice as large: there is room
+    assert lines[8].plain.split() == ["truth", "model,", "seeing", "2"]
     assert dream_lines(dream, 0.8, 12, 60)[-1].plain.endswith("dreaming +2")
     assert dream_lines(dream, 1.3, 12, 60)[-1].plain.endswith("seeing 2")
     assert dream_lines(dream, 0.0, rows=3, width=60) == []
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "wide", "tall", "shape"),
+    [(8, 8, 20, 40, (16, 16)), (5, 8, 8, 9, (4, 8)), (64, 96, 48, 40, (32, 48)), (1, 200, 20, 10, (2, 20))],
+)
+def test_pictures_fit_and_stay_sharp(rows, columns, wide, tall, shape):
+    picture = np.arange(rows * columns * 3, dtype=np.uint32).astype(np.uint8).reshape(rows, columns, 3)
+    shown = fitted(picture, wide, tall)
+    assert shown.shape == (*shape, 3)
+    if shape[1] > columns:
+        assert np.array_equal(shown[::2, ::2], picture)
 
 
 @pytest.mark.parametrize(("rows", "width"), [(4, 20), (17, 70), (9, 200)])

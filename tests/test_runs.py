@@ -11,7 +11,7 @@ from dreamer_cli import migrate, runs
 from dreamer_cli.errors import StateError, UsageError
 from dreamer_cli.findrun import INDEX, all_runs, find_checkpoint, find_run, list_runs, register, runs_root
 from dreamer_cli.lock import RunLock, is_locked
-from dreamer_cli.runs import RunDir, continues, first_record, new_run_dir, slug
+from dreamer_cli.runs import RunDir, continues, first_record, new_run_dir, short_id, slug
 
 
 def make_run(path: Path, **changes: object) -> RunDir:
@@ -35,6 +35,15 @@ def make_run(path: Path, **changes: object) -> RunDir:
 )
 def test_slug_is_one_plain_visible_name(env_id, name):
     assert slug(env_id) == name
+
+
+def test_a_title_names_a_file_without_its_folder():
+    assert short_id("/home/me/corridor.py:Corridor") == "corridor.py:Corridor"
+    assert [short_id(name) for name in ("ALE/Pong-v5", "pkg.mod:Class", "dmc:walker-walk")] == [
+        "ALE/Pong-v5",
+        "pkg.mod:Class",
+        "dmc:walker-walk",
+    ]
 
 
 def test_a_new_run_directory_is_named_as_documented_and_never_shared(tmp_path):

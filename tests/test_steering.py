@@ -93,11 +93,31 @@ def test_files_of_actions(tmp_path):
     (tmp_path / "b.json").write_text(json.dumps([1, 2, "noop"]))
     onehots = np.eye(3, dtype=np.float32)[[1, 2, 0]]
     np.savez(tmp_path / "c.npz", action=onehots)
-    np.savez(tmp_path / "d.npz", action=np.stack([np.concatenate([onehots[:2], onehots])] * 2), context=np.array(3))
     for name in ("a.json", "b.json", "c.npz"):
-        np.testing.assert_array_equal(read_actions(tmp_path / name, NAMED), onehots[None])
-    # What a dream was led by, from the last record of its context on.
-    np.testing.assert_array_equal(read_actions(tmp_path / "d.npz", NAMED), np.stack([onehots] * 2))
+        found = read_actions(tmp_path / name, NAMED)
+        np.testing.assert_array_equal(found.given, onehots[None])
+        assert found.until.tolist() == [3]
+        assert not found.own.any()
+    # What a dream was led by: from the last record of its context on, to the one before its last moment.
+    dreamt = np.stack([np.concatenate([onehots[:2], onehots, onehots[:1]])] * 3)
+    np.savez(tmp_path / "d.npz", action=dreamt, context=np.array(3), length=np.array([6, 5, 3]))
+    found = read_actions(tmp_path / "d.npz", NAMED)
+    np.testing.assert_array_equal(found.given, np.stack([onehots] * 2))  # the third one was over at once
+    assert found.until.tolist() == [3, 2]
+    assert found.repeated(5).until.tolist() == [3, 2, 3, 2, 3]
+
+
+def test_a_number_without_end_is_no_action(tmp_path):
+    (tmp_path / "x.json").write_text(f"[{'9' * 400}]")
+    with pytest.raises(UsageError):
+        read_actions(tmp_path / "x.json", NAMED)
+
+
+def test_saved_numbers_are_in_bounds():
+    for low, high in ((0.7, 2.9), (-0.1, 0.3), (0.1, 1.1)):
+        spec = EnvSpec({}, (ActionPart("action", "continuous", size=1, low=(low,), high=(high,)),))
+        for flat in (-1.0, 1.0):
+            encode(spec, decode(spec, np.array([flat], np.float32)))
 
 
 @pytest.mark.parametrize(
@@ -113,6 +133,9 @@ def test_files_of_actions(tmp_path):
         ("x.npz", {"action": np.zeros((3, 2))}),
         ("x.npz", {"action": np.full((3, 3), np.nan)}),
         ("x.npz", {"action": np.zeros((0, 3))}),
+        ("x.npz", {"action": np.zeros((1, 3, 3)), "context": np.array(np.nan), "length": np.array([3])}),
+        ("x.npz", {"action": np.zeros((1, 3, 3)), "context": np.array(1), "length": np.array([1.5])}),
+        ("x.npz", {"action": np.zeros((1, 3, 3)), "context": np.array(5), "length": np.array([3])}),
         ("x.npz", {"action": np.array([None, {}], object)}),
         ("x.npz", {"action": np.array(["LEFT"])}),
     ],

@@ -96,7 +96,7 @@ def build() -> typer.Typer:
     )
     app.callback(cls=Group, invoke_without_command=True, epilog=START)(takes_context(root))
     work, look = "Commands", "Looking around"
-    for function in (training.train, using.evaluate, using.imagine, using.export):
+    for function in (training.train, using.evaluate, using.imagine, using.play, using.export):
         app.command(cls=Command, rich_help_panel=work)(command(function))
     app.command(cls=Command, rich_help_panel=look)(command(looking.inspect))
     groups: dict[str, tuple[str, dict[str, Callable[..., Result]]]] = {

@@ -25,7 +25,7 @@ from dreamer_cli.cli.options import (
 from dreamer_cli.cli.session import Session
 from dreamer_cli.errors import UsageError
 from dreamer_cli.report import Result
-from dreamer_cli.requests import OVERLAYS, EvaluateRequest, ExportRequest, ImagineRequest
+from dreamer_cli.requests import OVERLAYS, EvaluateRequest, ExportRequest, ImagineRequest, PlayRequest
 
 POLICIES = ("mode", "sample", "random", "plan")
 MODES = ("openloop", "policy", "actions", "branches")
@@ -114,7 +114,9 @@ def imagine(
     ] = "grid",
     checkpoint: CheckpointOption = None,
     context: Annotated[int, count("--context", minimum=1, help="Real steps that the dream begins with (5).")] = 5,
-    horizon: Annotated[int, count("--horizon", minimum=1, help="Steps that are dreamt (45).")] = 45,
+    horizon: Annotated[
+        int | None, count("--horizon", minimum=1, help="Steps that are dreamt (45; all of --actions).")
+    ] = None,
     samples: Annotated[int, count("--samples", minimum=1, help="Dreams side by side (6).")] = 6,
     seed: Seed = None,
     overlay: Annotated[
@@ -143,6 +145,41 @@ def imagine(
     options = {key: value for key, value in locals().items() if key not in ("session", "command")}
     options["branch"] = tuple(word for words in branch or () for word in words.split(","))
     return command.imagine(ImagineRequest(**options), session.report)
+
+
+def play(
+    session: Session,
+    run: Run,
+    ui: Annotated[Any, choice("--ui", among=("web", "term"), help="A page, or this terminal (web).")] = "web",
+    checkpoint: CheckpointOption = None,
+    env: Annotated[
+        str | None,
+        option(
+            "--env",
+            "-e",
+            metavar="ID",
+            help="Another environment with the same spaces.",
+            autocompletion=complete_from(env_ids),
+        ),
+    ] = None,
+    env_kwarg: EnvKwarg = None,
+    policy: Annotated[
+        str | None, choice("--policy", among=("mode", "sample"), help="How the agent acts (the run's own).")
+    ] = None,
+    fps: Annotated[int, count("--fps", minimum=1, maximum=60, help="Decisions a second, to begin with (15).")] = 15,
+    port: Annotated[int, count("--port", maximum=65535, help="Of the page; 0 takes any that is free (0).")] = 0,
+    open_browser: Annotated[bool, flag("--open", help="Open the page in a browser.")] = False,
+    seed: Seed = None,
+    device: Device = None,
+    runs_dir: RunsDir = None,
+) -> Result:
+    """Walk in the agent's dream, beside the real game; Ctrl-C ends it."""
+    session.opens(run, runs_dir, checkpoint, "play")
+    from dreamer_cli.commands import play as command
+
+    options = {key: value for key, value in locals().items() if key not in ("session", "command")}
+    options["env_kwarg"] = tuple(env_kwarg or ())
+    return command.play(PlayRequest(**options), session.report)
 
 
 def export(

@@ -145,7 +145,7 @@ def evaluate(request: EvaluateRequest, reporter: Reporter) -> Result:
     with StopSignal() as stop:
         loaded = LoadedRun(request.run, request.runs_dir, request.checkpoint, request.device, reporter)
         cfg = loaded.cfg
-        env_cfg = _env(cfg.env, request)
+        env_cfg = env_to_play(cfg.env, request.env, request.env_kwarg)
         seed = derive_seed(cfg.run.seed if request.seed is None else request.seed, "evaluate")
         policy = request.policy or cfg.run.eval_policy
         rows = [policy] + ([request.versus] if request.versus else [])
@@ -189,11 +189,11 @@ def check_paths(request: EvaluateRequest) -> None:
             raise disk_error(error, path) from error
 
 
-def _env(own: EnvConfig, request: EvaluateRequest) -> EnvConfig:
+def env_to_play(own: EnvConfig, env: str | None, env_kwarg: tuple[str, ...]) -> EnvConfig:
     """The run's environment, or another one; it shares the arguments within a suite whose protocol they are."""
-    typed = parse_settings(request.env_kwarg, "--env-kwarg")
-    if request.env:
-        other = absolute(replace(own, id=request.env, kwargs=typed))
+    typed = parse_settings(env_kwarg, "--env-kwarg")
+    if env:
+        other = absolute(replace(own, id=env, kwargs=typed))
         if other.id != absolute(own).id and not _one_suite(str(own.id), str(other.id)):
             return other
         own = replace(own, id=other.id)

@@ -17,6 +17,7 @@ from dreamer_cli.draw_errors import plot
 from dreamer_cli.dream import (
     DreamMode,
     Dreams,
+    Stretch,
     Windows,
     dream,
     no_windows,
@@ -31,13 +32,14 @@ from dreamer_cli.files import disk_error, json_bytes, write_atomic
 from dreamer_cli.reality import file_stretches, play_stretches, replay_stretches
 from dreamer_cli.report import Reporter, Result
 from dreamer_cli.requests import OVERLAYS, ImagineRequest
+from dreamer_cli.runs import short_id
 from dreamer_cli.spaces import EnvSpec
 from dreamer_cli.steering import POLICY, Steering, decode, parse_branches, read_actions
 from dreamer_cli.stop import StopSignal
 from dreamer_cli.structs import Carry
 from dreamer_cli.video import Film, check_format, write_arrays, write_film, write_picture
 
-FPS = 12
+FPS, HORIZON = 12, 45
 METRICS_SCHEMA = "dreamer.imagine.metrics/1"
 NAMES = {
     "openloop": "open loop",
@@ -67,22 +69,22 @@ def imagine(request: ImagineRequest, reporter: Reporter) -> Result:
         out = request.out or loaded.run.videos / f"dream-{loaded.step:09d}-{request.mode}.mp4"
         seed = loaded.cfg.run.seed if request.seed is None else request.seed
         request = replace(request, context=0) if request.source == "prior" else request
-        request, steering, names = steer(request, loaded.spec, seed)
-        windows = find_windows(loaded, request, seed, reporter, stop)
+        request, horizon, steering, names = steer(request, loaded.spec, seed)
+        windows = find_windows(loaded, request, horizon, seed, reporter, stop)
+        windows = repeat_window(windows, len(names)) if names else windows
+        steering = steering.repeated(len(windows.length)) if steering else None
         dreams = dream(
             loaded.agent,
-            repeat_window(windows, len(names)) if names else windows,
+            windows,
             request.mode,
             context=request.context,
-            horizon=request.horizon,
+            horizon=horizon,
             generator=torch.Generator(loaded.device).manual_seed(derive_seed(seed, "dream")),
             steering=steering,
             names=names,
         )
-        if dreams.moments < request.context + request.horizon:
-            reporter.note(
-                f"episodes end early: {dreams.moments - dreams.context} of {request.horizon} steps are dreamt"
-            )
+        if dreams.moments < request.context + horizon:
+            reporter.note(f"episodes end early: {dreams.moments - dreams.context} of {horizon} steps are dreamt")
         title = film_title(loaded.cfg.env.id, loaded.step, request.mode)
         with reporter.progress("drawing", dreams.moments) as task:
 
@@ -99,7 +101,7 @@ def imagine(request: ImagineRequest, reporter: Reporter) -> Result:
         "mode": request.mode,
         "source": str(request.source),
         "context": request.context,
-        "horizon": request.horizon,
+        "horizon": horizon,
         "samples": dreams.samples,
         "seed": seed,
     }
@@ -166,35 +168,37 @@ def check(request: ImagineRequest) -> None:
         )
 
 
-def steer(request: ImagineRequest, spec: EnvSpec, seed: int) -> tuple[ImagineRequest, Steering | None, tuple[str, ...]]:
-    """Who acts, where it is neither the truth nor the agent: the request as it can be done, actions, names of dreams.
+def steer(
+    request: ImagineRequest, spec: EnvSpec, seed: int
+) -> tuple[ImagineRequest, int, Steering | None, tuple[str, ...]]:
+    """Who acts, where it is neither the truth nor the agent: the request as it can be done, the horizon, actions, names
+    of dreams.
 
     Raises:
         UsageError: a word means nothing. StateError: the file of actions cannot be used.
     """
     if request.mode == "actions":
         assert request.actions is not None
-        given = read_actions(request.actions, spec)
-        rows = np.arange(request.samples) % len(given)
-        steering = Steering(given[rows], np.zeros((request.samples, given.shape[1]), bool))
-        moments = given.shape[1] + (request.context == 0)
-        return replace(request, horizon=min(request.horizon, moments)), steering, ()
+        steering = read_actions(request.actions, spec)
+        most = int(steering.until.max()) + (request.context == 0)
+        return request, min(request.horizon or most, most), steering, ()
+    horizon = request.horizon or HORIZON
     if request.mode == "branches":
         chance = RandomDriver(spec, {}, derive_seed(seed, "branches"))
         words = request.branch or (POLICY,) * 4
-        moments = request.context + request.horizon - max(0, request.context - 1)
+        moments = request.context + horizon - max(0, request.context - 1)
         steering, names = parse_branches(words, spec, moments, chance.actions)
-        return replace(request, samples=1), steering, tuple(names)
-    return request, None, ()
+        return replace(request, samples=1), horizon, steering, tuple(names)
+    return request, horizon, None, ()
 
 
 def film_title(env_id: str | None, step: int, mode: DreamMode) -> str:
     """What stands above a dream."""
-    return f"{env_id} · step {step:,} · {NAMES[mode]}"
+    return f"{short_id(env_id or '')} · step {step:,} · {NAMES[mode]}"
 
 
 def find_windows(
-    loaded: LoadedRun, request: ImagineRequest, seed: int, reporter: Reporter, stop: StopSignal
+    loaded: LoadedRun, request: ImagineRequest, horizon: int, seed: int, reporter: Reporter, stop: StopSignal
 ) -> Windows:
     """Real records: the agent plays its environment, or the run's replay is read.
 
@@ -206,10 +210,10 @@ def find_windows(
         return no_windows(loaded.agent, request.samples)
     rng = np.random.default_rng(derive_seed(seed, "windows"))
     need = request.context + (request.mode == "openloop")
-    length = request.context + (request.horizon if request.mode == "openloop" else 0)
+    length = request.context + (horizon if request.mode == "openloop" else 0)
     if isinstance(request.source, Path):
         stretches = file_stretches(request.source, loaded.spec, request.samples, length)
-        return stack_windows(stretches)
+        return _enough(stretches, need, "stretches of the file", reporter)
     if request.source == "replay":
         checkpoint = Checkpoints(loaded.run.checkpoints, warn=reporter.warn).load(loaded.path, only=[REPLAY])
         tree = checkpoint.trees[REPLAY]
@@ -235,10 +239,14 @@ def find_windows(
                 task.advance(request.samples)
 
             stretches = play_stretches(envs, driver, length, progress)
-    # One short episode must not spoil the film of the others; `dream` refuses if all are short.
+    return _enough(stretches, need, "episodes", reporter)
+
+
+def _enough(stretches: list[Stretch], need: int, what: str, reporter: Reporter) -> Windows:
+    """One short episode must not spoil the film of the others; `dream` refuses if all are short."""
     enough = [stretch for stretch in stretches if len(stretch.reward) >= need]
     if enough and len(enough) < len(stretches):
-        reporter.warn(f"{len(stretches) - len(enough)} episodes ended within the context and are left out")
+        reporter.warn(f"{len(stretches) - len(enough)} {what} end within the context and are left out")
     return stack_windows(enough or stretches)
 
 

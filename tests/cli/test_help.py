@@ -11,7 +11,7 @@ import pytest
 from dreamer_cli.cli.app import app, verbs
 from dreamer_cli.cli.env_ids import env_ids, remembered
 
-COMMANDS = ["train", "evaluate", "imagine", "export", "inspect", "bench", "doctor", "runs list", "presets list"]
+COMMANDS = ["train", "evaluate", "imagine", "play", "export", "inspect", "bench", "doctor", "runs list", "presets list"]
 COMMANDS += ["presets show", "envs list", "envs check"]
 
 
@@ -20,6 +20,7 @@ def test_the_commands_of_this_release():
         "train": {},
         "evaluate": {},
         "imagine": {},
+        "play": {},
         "export": {},
         "inspect": {},
         "bench": {},

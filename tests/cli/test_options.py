@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dreamer_cli.requests import EvaluateRequest, ExportRequest, ImagineRequest, TrainRequest
+from dreamer_cli.requests import EvaluateRequest, ExportRequest, ImagineRequest, PlayRequest, TrainRequest
 from dreamer_cli.runs import RunDir
 
 
@@ -73,6 +73,7 @@ def test_every_train_option_arrives(call, command):
 
 def test_every_option_of_the_other_commands_arrives(call, command, run):
     evaluated, imagined, exported = command("evaluate"), command("imagine"), command("export")
+    played = command("play")
     argv = (
         "evaluate mine --checkpoint last --episodes 5 --num-envs 2 --seed 1 --policy mode --versus random --env X-v0"
         " --env-kwarg a=1 --min-return -200.5 --video v.mp4 --output o.csv --device cpu"
@@ -93,6 +94,23 @@ def test_every_option_of_the_other_commands_arrives(call, command, run):
         ImagineRequest(
             run="mine", checkpoint=400_000, out=Path("d.gif"), mode="policy", source="replay", context=3, horizon=9,
             samples=2, seed=4, scale=3, fps=10, metrics=Path("m.json"), device="cpu",
+        )
+    ]  # fmt: skip
+    argv = (
+        "imagine mine --mode branches --branch policy,noop --branch 3 --layout tree --overlay reward,kl --plot p.png"
+        " --source x.npz"
+    )
+    assert call(*argv.split()).code == 0
+    assert imagined[1] == ImagineRequest(
+        run="mine", mode="branches", branch=("policy", "noop", "3"), layout="tree", overlay=("reward", "kl"),
+        plot=Path("p.png"), source=Path("x.npz"),
+    )  # fmt: skip
+    argv = "play mine --ui term --port 8000 --open --fps 30 --policy mode --seed 3 -e X-v0 --env-kwarg a=1"
+    assert call(*argv.split()).code == 0
+    assert played == [
+        PlayRequest(
+            run="mine", ui="term", port=8000, open_browser=True, fps=30, policy="mode", seed=3, env="X-v0",
+            env_kwarg=("a=1",),
         )
     ]  # fmt: skip
     argv = "export mine -o x --format pt2 --part all --no-verify --opset 18 --checkpoint best"
@@ -158,8 +176,9 @@ def test_an_unknown_run_is_a_state_error_before_anything_loads(call, verb):
         ("imagine mine --mode branch", "branches"),
         ("imagine mine --overlay reward,vaule", "'value'"),
         ("imagine mine --source preplay", "'replay'"),
-        ("play mine", "Known:"),
-        ("play", "Known:"),
+        ("play", "RUN"),
+        ("play mine --ui window", "term"),
+        ("play mine --port 99999", "--help"),
         ("plot mine", "Known:"),
         ("--nothing", "--help"),
         ("runs list --status deaf", "Did you mean 'dead'?"),

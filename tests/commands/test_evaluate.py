@@ -9,11 +9,10 @@ import pytest
 
 from dreamer_cli.acting import RandomDriver
 from dreamer_cli.cli import main
-from dreamer_cli.commands.evaluate import _env, play
+from dreamer_cli.commands.evaluate import env_to_play, play
 from dreamer_cli.envs.make import EnvConfig
 from dreamer_cli.envs.vector import VectorEnv
 from dreamer_cli.errors import Interrupted
-from dreamer_cli.requests import EvaluateRequest
 from dreamer_cli.scores import extra_scores
 from tests.toys import toy, toy_config
 
@@ -66,8 +65,7 @@ def test_what_environments_tell_and_other_scores_stand_in_the_document(tmp_path,
     ],
 )
 def test_another_game_is_played_by_the_same_rules(own, other, kwargs):
-    request = EvaluateRequest(run="run", env=other, env_kwarg=("mode=1",))
-    assert _env(EnvConfig(id=own, kwargs={"noop_max": 30}), request).kwargs == kwargs
+    assert env_to_play(EnvConfig(id=own, kwargs={"noop_max": 30}), other, ("mode=1",)).kwargs == kwargs
 
 
 def test_a_stop_is_noticed_at_every_step():

@@ -83,7 +83,7 @@ def test_actions_of_a_file_act_exactly_and_a_dream_can_be_repeated(run, tmp_path
         run, out=tmp_path / "again.npz", mode="actions", actions=tmp_path / "first.npz", source=tmp_path / "first.npz"
     )
     with np.load(tmp_path / "again.npz") as arrays:
-        np.testing.assert_array_equal(arrays["action"][:, 2:], led[:, : arrays["action"].shape[1] - 2])
+        np.testing.assert_array_equal(arrays["action"][:, 2:-1], led[:, :-1])  # the last one led nowhere
         repeated = arrays["model/vector"]
     with np.load(tmp_path / "first.npz") as arrays:  # the same records, actions and chances: the same dream
         np.testing.assert_allclose(repeated, arrays["model/vector"], rtol=1e-4, atol=1e-5)
@@ -93,6 +93,33 @@ def test_actions_of_a_file_act_exactly_and_a_dream_can_be_repeated(run, tmp_path
     with np.load(tmp_path / "own.npz") as arrays:
         assert arrays["action"][:, 2:5].argmax(-1).tolist() == [[1, 0, 1]] * 2
     assert result.json["horizon"] == 3
+
+
+def test_one_recording_of_a_file_is_one_dream(run, tmp_path):
+    """However many samples there could be; and what the file does not know is not made up."""
+    ask(run, out=tmp_path / "first.npz", samples=3)
+    with np.load(tmp_path / "first.npz") as arrays:
+        np.savez(tmp_path / "one.npz", vector=arrays["truth/vector"][0], action=arrays["action"][0])
+        truth = arrays["truth/vector"][0]
+    (tmp_path / "own.json").write_text("[1, 0]")
+    options = {"source": tmp_path / "one.npz", "samples": 4, "horizon": None}
+    result = ask(run, out=tmp_path / "led.npz", mode="actions", actions=tmp_path / "own.json", **options)
+    assert (result.json["samples"], result.json["horizon"]) == (1, 2)
+    result = ask(run, out=tmp_path / "open.npz", plot=tmp_path / "plot.png", **options)
+    assert result.json["metrics"]["reward/error"] is None
+    with np.load(tmp_path / "open.npz") as arrays:
+        np.testing.assert_array_equal(arrays["truth/vector"][0], truth)
+        assert np.isnan(arrays["true_reward"]).all()
+    ask(run, out=tmp_path / "open.mp4", **options)
+
+
+def test_ends_of_a_file_that_was_dreamt_are_known_again(run, tmp_path):
+    ask(run, out=tmp_path / "first.npz", source="replay", horizon=200, samples=4)
+    ask(run, out=tmp_path / "again.npz", source=tmp_path / "first.npz", horizon=200, samples=4)
+    with np.load(tmp_path / "first.npz") as first, np.load(tmp_path / "again.npz") as again:
+        assert (first["true_cont"] == 0).any()
+        for name in ("true_cont", "true_reward", "known", "truth/vector"):
+            np.testing.assert_array_equal(first[name], again[name])
 
 
 def test_branches_say_what_they_promise(run, tmp_path):
