@@ -1,6 +1,7 @@
 """Stripes of a dream's picture for numbers: curves, chances of classes, actions."""
 
 from collections.abc import Sequence
+from typing import SupportsFloat
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -76,7 +77,7 @@ class Curves:
             draw.rectangle((left - 1, y - 1, left + self.size[0], y + self.chart), outline=LINE)
             number = self.dream.model[self.name][m, t, self.dims[i]]
             if self.tells and t < self.dream.length[m] and np.isfinite(number):
-                text(canvas, (left + 4, y + 9), brief(number), phase(t, self.dream.context), 12)
+                text(canvas, (left + 5, y + 9), brief(number), phase(t, self.dream.context), 12, halo=3)
 
     def _x(self, t: Pixels) -> float:
         return t / max(1, self.dream.moments - 1) * (self.size[0] - 1)
@@ -148,6 +149,12 @@ def overlays(names: Sequence[str], dream: Dreams, columns: Columns) -> list[Curv
     return panels
 
 
+def promise(name: str, first: str, total: SupportsFloat) -> str:
+    """What a branch begins with, unless its name says so, and the return that the model promises."""
+    known = first.casefold() == name.casefold()
+    return f"return {brief(total)}" if known else f"begins with {first} · return {brief(total)}"
+
+
 class Names:
     """What each dream is called, what it begins with, and the rewards that it promises."""
 
@@ -161,8 +168,7 @@ class Names:
         for m, (name, first, total) in enumerate(zip(self.dream.names, self.first, self.dream.returns, strict=True)):
             left, width = self.columns.left(m), self.columns.width
             text(canvas, (left, top + 9), shorten(name, width, 14), INK, 14)
-            words = f"{first} · return {brief(total)}" if first != name else f"return {brief(total)}"
-            text(canvas, (left, top + 26), shorten(words, width, 12), MUTED, 12)
+            text(canvas, (left, top + 26), shorten(promise(name, first, total), width, 12), MUTED, 12)
 
     def paint(self, canvas: Image.Image, top: int, t: int) -> None:
         """Nothing."""

@@ -30,7 +30,7 @@ WORDS = {
     "DO": SPACE,
 }
 LETTERS = "QWERTYUIOPASDFGHJKLZXCVBNM"
-TAKEN = "GPNRBJLMKVQ"  # keys that the page and the terminal use themselves
+TAKEN = "GPNRBJLMKVQO"  # keys that the page and the terminal use themselves
 
 
 class Control(NamedTuple):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from dreamer_cli.charts import Actions, ClassBars, Curves, Names, overlays
+from dreamer_cli.charts import Actions, ClassBars, Curves, Names, overlays, promise
 from dreamer_cli.dream import Dreams
 from dreamer_cli.panels import (
     CONTEXT,
@@ -96,11 +96,14 @@ def strip(
     across = max(dream.model[key].shape[-1] for key in images)
     scale = scale or max(1, ((WIDEST - LABEL) // len(moments) - GAP) // across)
     columns = Columns(len(moments), across * scale)
-    panels: list[Pictures | Numbers] = []
+    panels: list[Headline | Pictures | Numbers] = []
     for m in range(dream.samples):
         one = one_sample(dream, m)
-        panels += [Pictures(key, one, columns, scale) for key in images]
-        panels += [Numbers(overlay, one, spec, columns)] if overlay or dream.names else []
+        # Beyond the context nothing is known where there is no truth: what is seen before shows in what is dreamt.
+        rows = None if dream.has_truth else ["dream"]
+        panels += [Headline(one, spec)] if dream.names else []
+        panels += [Pictures(key, one, columns, scale, rows) for key in images]
+        panels += [Numbers(overlay, one, spec, columns)] if overlay else []
     tops = np.cumsum([HEAD + 8, *[panel.height + GAP for panel in panels]])
     canvas = Image.new("RGB", (max(columns.right, NARROWEST), int(tops[-1])), PAPER)
     text(canvas, (GAP, 20), shorten(title, canvas.width - 2 * GAP, 16), INK, 16)
@@ -184,6 +187,23 @@ def _short(value: Any) -> str:
     return f"{value:.2g}" if isinstance(value, float) else str(value)
 
 
+class Headline:
+    """Above a branch in a strip: its name, and what it promises."""
+
+    height = 14
+
+    def __init__(self, dream: Dreams, spec: EnvSpec) -> None:
+        ((name, first, total),) = zip(dream.names, first_actions(dream, spec), dream.returns, strict=True)
+        self.words = f"{name} · {promise(name, first, total)}"
+
+    def prepare(self, canvas: Image.Image, top: int) -> None:
+        """All of it."""
+        text(canvas, (LABEL, top + 4), shorten(self.words, canvas.width - LABEL, 14), INK, 14)
+
+    def paint_sample(self, canvas: Image.Image, top: int, t: int, m: int, column: int) -> None:
+        """Nothing changes."""
+
+
 class Numbers:
     """Below a sample's pictures in a strip: what the model expects of each moment that is shown."""
 
@@ -192,17 +212,12 @@ class Numbers:
     def __init__(self, overlay: Sequence[str], dream: Dreams, spec: EnvSpec, columns: Columns) -> None:
         self.dream, self.spec, self.columns = dream, spec, columns
         self.rows = [name for name in overlay if name == "action" or np.isfinite(getattr(dream, name)).any()]
-        self.height = self.line * (len(self.rows) + bool(dream.names)) + GAP
+        self.height = self.line * len(self.rows) + GAP
 
     def prepare(self, canvas: Image.Image, top: int) -> None:
-        """Names, and above them that of the dream."""
+        """Their names."""
         for i, name in enumerate(self.rows):
             text(canvas, (LABEL - 14, top + (i + 0.5) * self.line), name, MUTED, 12, "rm")
-        for name, first, total in zip(
-            self.dream.names, first_actions(self.dream, self.spec), self.dream.returns, strict=False
-        ):
-            words = f"{name} · begins with {first} · return {brief(total)}"
-            text(canvas, (LABEL, top + (len(self.rows) + 0.5) * self.line), words, INK, 13)
 
     def paint_sample(self, canvas: Image.Image, top: int, t: int, m: int, column: int) -> None:
         """The numbers of one moment."""

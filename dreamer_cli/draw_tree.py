@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
+from dreamer_cli.charts import promise
 from dreamer_cli.draw import HEAD, WIDEST, draw_head, first_actions
 from dreamer_cli.dream import Dreams
 from dreamer_cli.errors import UsageError
@@ -67,12 +68,10 @@ class _Tree:
         self.tile = (columns * self.scale, rows * self.scale)
         first = first_actions(dream, spec)
         self.words = [
-            f"{name} · return {brief(total)}"
-            if start == name
-            else f"{name} · begins with {start} · return {brief(total)}"
+            f"{name} · {promise(name, start, total)}"
             for name, start, total in zip(dream.names, first, dream.returns, strict=True)
         ]
-        self.branch = WORDS + self.tile[1] + LINE_HEIGHT * len(self.overlay) + GAP
+        self.branch = WORDS + self.tile[1] + LINE_HEIGHT * (1 + len(self.overlay)) + GAP
         height = HEAD + dream.samples * self.branch
         width = GAP + self.tile[0] + BEND + len(self.ends) * (self.tile[0] + GAP)
         self.size = (max(width, 560) + width % 2, height + height % 2)
@@ -115,10 +114,11 @@ class _Tree:
                 if now == length - 1 < self.dream.moments - 1:
                     words = shorten("dream over", self.tile[0], 12)
                     text(canvas, (place[0] + self.tile[0] + GAP, place[1] + self.tile[1] / 2), words, MUTED, 12)
-                for i, name in enumerate(self.overlay):
-                    number = getattr(self.dream, name)[m, now]
-                    words = f"{name} {brief(number)}" if np.isfinite(number) else ""
-                    text(canvas, (place[0], place[1] + self.tile[1] + 10 + LINE_HEIGHT * i), words, MUTED, 12)
+                numbers = {name: getattr(self.dream, name)[m, now] for name in self.overlay}
+                lines = [f"{name} {brief(number)}" if np.isfinite(number) else "" for name, number in numbers.items()]
+                for i, words in enumerate([f"+{now + 1 - self.dream.context}", *lines]):
+                    below = place[1] + self.tile[1] + 10 + LINE_HEIGHT * i
+                    text(canvas, (place[0], below), words, MUTED if i else DREAM, 12)
             begin = end
 
     def _paste(self, canvas: Image.Image, at: tuple[int, int], picture: np.ndarray, frame: Color) -> None:

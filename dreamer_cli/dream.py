@@ -93,10 +93,12 @@ class Dreams(NamedTuple):
 
     @property
     def returns(self) -> np.ndarray:
-        """M, predicted rewards beyond the context, until the dream ends."""
+        """M, predicted rewards beyond the context, until the dream ends; each by the chance that it comes to that."""
         at = np.arange(self.moments)
         dreamt = (at >= self.context) & (at < self.length[:, None])
-        return np.where(dreamt, self.reward, 0).sum(1)
+        going_on = np.where(at >= self.context, self.cont, 1).cumprod(1)
+        alive = np.concatenate([np.ones_like(going_on[:, :1]), going_on[:, :-1]], 1)
+        return np.where(dreamt, alive * self.reward, 0).sum(1)
 
     @property
     def moments(self) -> int:

@@ -226,7 +226,8 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:  # ValueError: bad JSON, bad UTF-8, or a number of 5000 digits
-        raise StateError(f"{path} is not valid JSON ({type(error).__name__}).") from error
+        where = f"line {error.lineno}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise StateError(f"{path} is not valid JSON ({where or type(error).__name__}).") from error
 
 
 def _too_much(text: bytes) -> str:

@@ -5,6 +5,7 @@ eyes tell apart: blue is what the model saw, vermilion what it dreams, ink what 
 """
 
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol, SupportsFloat, runtime_checkable
 
 import numpy as np
@@ -63,10 +64,18 @@ class Panel(Protocol):
 
 
 def text(
-    canvas: Image.Image, at: tuple[Pixels, Pixels], words: str, fill: Color, size: int = 13, anchor: str = "lm"
+    canvas: Image.Image,
+    at: tuple[Pixels, Pixels],
+    words: str,
+    fill: Color,
+    size: int = 13,
+    anchor: str = "lm",
+    halo: int = 0,
 ) -> None:
-    """Write in Pillow's anchors: `lm` left middle, `mm` centre, `rm` right middle."""
-    ImageDraw.Draw(canvas).text(at, words, fill=fill, font=font(size), anchor=anchor)
+    """Write in Pillow's anchors: `lm` left middle, `mm` centre, `rm` right middle; `halo` pixels of white around it."""
+    ImageDraw.Draw(canvas).text(
+        at, words, fill=fill, font=font(size), anchor=anchor, stroke_width=halo, stroke_fill=(255, 255, 255)
+    )
 
 
 def shorten(words: str, width: Pixels, size: int) -> str:
@@ -94,11 +103,17 @@ ROWS = {(True, True): ["truth", "model", "error"], (False, True): ["truth", "dre
 
 
 class Pictures:
-    """An image: what happened, what the model shows, and in open loop their difference."""
+    """An image: what happened, what the model shows, and in open loop their difference.
 
-    def __init__(self, name: str, dream: Dreams, columns: Columns, scale: int) -> None:
+    Args:
+        rows: others than these, from `ROWS`.
+    """
+
+    def __init__(
+        self, name: str, dream: Dreams, columns: Columns, scale: int, rows: Sequence[str] | None = None
+    ) -> None:
         self.name, self.dream, self.columns, self.scale = name, dream, columns, scale
-        self.rows = ROWS[dream.has_truth, dream.context > 0]
+        self.rows = rows or ROWS[dream.has_truth, dream.context > 0]
         _, _, _, y, x = dream.model[name].shape
         self.tile = (x * scale, y * scale)
         self.height = len(self.rows) * (self.tile[1] + GAP)

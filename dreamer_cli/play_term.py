@@ -27,9 +27,9 @@ ARROWS = {"A": "ArrowUp", "B": "ArrowDown", "C": "ArrowRight", "D": "ArrowLeft"}
 SHOWN = {**dict(zip(ARROWS.values(), "↑↓→←", strict=True)), "Space": "space"}
 HELP = (
     "P play  N step  , . back, forward  + - speed  G view  M who steers  Q quit",
-    "R new episode  L wake the dream  B other line  J recorded  K keep  V film",
+    "R new episode  L wake  B other line  J recorded  O from nothing  K keep  V film",
 )
-LEAST_ROWS = 13  # of text, beside the pictures
+LEAST_ROWS = 14  # of text, beside the pictures
 
 
 def play_in_terminal(player: Player, title: str, stop: StopSignal) -> None:
@@ -73,6 +73,7 @@ def handle(player: Player, key: str, pressed: dict[str, float], now: float) -> N
         "B": {"do": "line", "by": 1},
         "R": {"do": "restart"},
         "J": {"do": "replayed"},
+        "O": {"do": "nothing"},
         "K": {"do": "save", "what": "actions"},
         "V": {"do": "save", "what": "film"},
         "+": {"do": "speed", "fps": player.fps + 1},
@@ -128,12 +129,15 @@ def screen(player: Player, title: str, width: int, height: int) -> Group:
     shown = [name for name in ("game", "dream") if name in pictures and player.view_name in ("both", name)]
     room = (max(2, (width - 4) // max(1, len(shown))), 2 * max(4, height - LEAST_ROWS - len(facts["vectors"])))
     drawn = [half_blocks(fitted(pictures[name], *room)) for name in shown]
+    over = {"game": facts["over"], "dream": facts["dream_over"]}
+    heads = [f"{name}, over" if over[name] else name for name in shown]
+    lines.append(Text("    ".join(head.ljust(one[0].cell_len) for head, one in zip(heads, drawn, strict=True)), FAINT))
     for row in range(max(map(len, drawn), default=0)):
         parts = [one[row] if row < len(one) else Text(" " * one[0].cell_len) for one in drawn]
         lines.append(Text("    ").join(parts))
-    over = {"game": facts["over"] or not facts["has_game"], "dream": facts["dream_over"]}
-    words = [f"{name}{' (over)' if over[name] else ''}  return {_number(facts['returns'][name])}" for name in over]
-    lines.append(Text("   ".join(words), FAINT))
+    returns = {name: _number(facts["returns"][name]) for name in ("game", "dream")}
+    returns |= {} if facts["has_game"] else {"game": "not there"}
+    lines.append(Text(f"return    game {returns['game']}   dream {returns['dream']}", FAINT))
     for vector in facts["vectors"]:
         truth = " ".join(map(_number, vector["truth"] or []))
         lines.append(Text(f"{vector['key']}  game {truth}  dream {' '.join(map(_number, vector['dream']))}"))

@@ -39,6 +39,7 @@ class Player:
         view_name: what is looked at, of `VIEWS`; it also says by what the agent steers: the game, unless it is hidden.
         wheel: who acts, of `WHEELS`.
         said: the last thing worth saying.
+        kept: files that were written.
 
     Args:
         spec: of the environment.
@@ -63,6 +64,7 @@ class Player:
         self.selectors: list[Selector] = selectors(spec)
         self.idle = idle_action(spec)
         self.held: Any = None
+        self.kept: list[Path] = []
         self.image = next((key for key, obs in spec.observation.items() if obs.kind == "image"), None)
         self._orders: dict[str, Callable[[Mapping[str, Any]], None]] = {
             "run": self._run,
@@ -272,6 +274,7 @@ class Player:
                 path = self.save_actions({"schema": SCHEMA, "actions": actions, "episode": self.walk.episode})
         except DreamerError as err:
             raise StateError(err.what, err.hint) from err
+        self.kept.append(path)
         self.said = f"Written: {path.name}, in {path.parent}"
 
     def frames(self, moments: Sequence[Moment]) -> Iterator[np.ndarray]:

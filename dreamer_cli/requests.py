@@ -96,7 +96,7 @@ class ImagineRequest:
         source: where the context comes from, or a file of records.
         actions: of the mode `actions`.
         branch: words of the mode `branches`, as of `steering.parse_branches`.
-        horizon: None: 45, and in the mode `actions` all that are given.
+        horizon: None: 45, and in the mode `actions` all that are given. samples: None: 6.
         plot: a picture of what `metrics` holds.
     """
 
@@ -111,7 +111,7 @@ class ImagineRequest:
     layout: Literal["grid", "tree"] = "grid"
     context: int = 5
     horizon: int | None = None
-    samples: int = 6
+    samples: int | None = None
     seed: int | None = None
     scale: int | None = None
     fps: int | None = None

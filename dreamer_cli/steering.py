@@ -7,6 +7,7 @@
 ```
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -53,7 +54,7 @@ def encode(spec: EnvSpec, value: Any) -> np.ndarray:
         value = {spec.action[0].key: value}
     keys = [part.key for part in spec.action]
     if not isinstance(value, Mapping) or sorted(map(str, value)) != sorted(keys):
-        raise UsageError(f"{value!r} is no action here.", hint=f"An action has these parts: {', '.join(keys)}.")
+        raise UsageError(f"{_shown(value)} is no action here.", hint=f"An action has these parts: {', '.join(keys)}.")
     return np.concatenate([_encode_part(part, value[part.key]) for part in spec.action])
 
 
@@ -127,7 +128,7 @@ def read_actions(path: Path, spec: EnvSpec) -> Steering:
     Of a file that `imagine -o FILE.npz` wrote, those that were dreamt, or that the truth took in open loop.
 
     Raises:
-        StateError: it cannot be read, or holds something else. UsageError: an action that the environment has not.
+        StateError: it cannot be read, or holds something else, or an action that the environment has not.
     """
     if path.suffix == ".npz":
         action, until = _stored(path, spec.action_width)
@@ -137,7 +138,12 @@ def read_actions(path: Path, spec: EnvSpec) -> Steering:
             tree = tree.get("actions")
         if not isinstance(tree, list):
             raise StateError(f"{path} holds no list of actions.", hint='{"actions": [3, "LEFT", ...]}, or the list.')
-        rows = [encode(spec, value) for value in tree]
+        rows = []
+        for k, value in enumerate(tree):
+            try:
+                rows.append(encode(spec, value))
+            except UsageError as err:
+                raise StateError(f"{path}, action {k}: {err.what}", hint=err.hint) from err
         action, until = np.array(rows, np.float32).reshape(1, len(rows), spec.action_width), np.array([len(rows)])
     if not (until > 0).any():
         raise StateError(f"{path} holds no action.")
@@ -173,17 +179,17 @@ def _encode_part(part: ActionPart, value: Any) -> np.ndarray:
     try:
         numbers = np.asarray(value, np.float64).ravel()
     except (ValueError, TypeError, OverflowError) as err:
-        raise UsageError(f"{str(value)[:40]} is no action.", hint=_known(part)) from err
+        raise UsageError(f"{_shown(value)} is no action.", hint=_known(part)) from err
     if len(numbers) != (len(part.classes) or part.size) or not np.isfinite(numbers).all():
-        raise UsageError(f"{value!r} is no action.", hint=_known(part))
+        raise UsageError(f"{_shown(value)} is no action.", hint=_known(part))
     if part.kind == "continuous":
         low, high = np.array(part.low), np.array(part.high)
         if (numbers < low).any() or (numbers > high).any():
-            raise UsageError(f"{value!r} is out of bounds.", hint=_known(part))
+            raise UsageError(f"{_shown(value)} is out of bounds.", hint=_known(part))
         return ((numbers - low) / (high - low) * 2 - 1).astype(np.float32)
     chosen = numbers - np.array(part.start or (0,) * len(part.classes))
     if (chosen != chosen.round()).any() or (chosen < 0).any() or (chosen >= part.classes).any():
-        raise UsageError(f"There is no action {value!r}.", hint=_known(part))
+        raise UsageError(f"There is no action {_shown(value)}.", hint=_known(part))
     return np.concatenate(
         [np.eye(count, dtype=np.float32)[int(k)] for k, count in zip(chosen, part.classes, strict=True)]
     )
@@ -198,9 +204,16 @@ def _value(word: str) -> Any:
     return numbers[0] if len(numbers) == 1 else numbers
 
 
+def _shown(value: Any) -> str:
+    """As a file of actions has it; whole numbers without a point."""
+    whole = int(value) if isinstance(value, float) and value.is_integer() else value
+    text = json.dumps(whole, default=str)
+    return text if len(text) <= 60 else text[:59] + "…"
+
+
 def _known(part: ActionPart) -> str:
     if part.kind == "continuous":
-        return f"{part.size} numbers from {list(part.low)} to {list(part.high)}."
+        return f"{part.size} number{'s' * (part.size > 1)} from {list(part.low)} to {list(part.high)}."
     if len(part.names) == part.classes[0] and len(part.classes) == 1:
         return f"Known: {', '.join(f'{name} ({k})' for k, name in enumerate(part.names, (part.start or (0,))[0]))}."
     first = part.start or (0,) * len(part.classes)

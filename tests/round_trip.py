@@ -50,7 +50,8 @@ def round_trip(preset: str, env: str, tmp_path: Path, capsys: pytest.CaptureFixt
             "-o",
             str(out),
         )
-        assert film["frames"] == 5
+        # A model that has learnt so little may think the episode over at any step, and then its own dream is.
+        assert film["frames"] in ([5] if mode == "openloop" else [3, 4, 5])
         assert out.stat().st_size > 500
     if not export:
         return

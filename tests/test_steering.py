@@ -109,7 +109,7 @@ def test_files_of_actions(tmp_path):
 
 def test_a_number_without_end_is_no_action(tmp_path):
     (tmp_path / "x.json").write_text(f"[{'9' * 400}]")
-    with pytest.raises(UsageError):
+    with pytest.raises(StateError, match=r"x\.json, action 0"):
         read_actions(tmp_path / "x.json", NAMED)
 
 

@@ -117,7 +117,7 @@ def imagine(
     horizon: Annotated[
         int | None, count("--horizon", minimum=1, help="Steps that are dreamt (45; all of --actions).")
     ] = None,
-    samples: Annotated[int, count("--samples", minimum=1, help="Dreams side by side (6).")] = 6,
+    samples: Annotated[int | None, count("--samples", minimum=1, help="Dreams side by side (6).")] = None,
     seed: Seed = None,
     overlay: Annotated[
         Any,

@@ -39,7 +39,7 @@ from dreamer_cli.stop import StopSignal
 from dreamer_cli.structs import Carry
 from dreamer_cli.video import Film, check_format, write_arrays, write_film, write_picture
 
-FPS, HORIZON = 12, 45
+FPS, HORIZON, SAMPLES = 12, 45, 6
 METRICS_SCHEMA = "dreamer.imagine.metrics/1"
 NAMES = {
     "openloop": "open loop",
@@ -69,8 +69,8 @@ def imagine(request: ImagineRequest, reporter: Reporter) -> Result:
         out = request.out or loaded.run.videos / f"dream-{loaded.step:09d}-{request.mode}.mp4"
         seed = loaded.cfg.run.seed if request.seed is None else request.seed
         request = replace(request, context=0) if request.source == "prior" else request
-        request, horizon, steering, names = steer(request, loaded.spec, seed)
-        windows = find_windows(loaded, request, horizon, seed, reporter, stop)
+        samples, horizon, steering, names = steer(request, loaded.spec, seed, reporter)
+        windows = find_windows(loaded, request, samples, horizon, seed, reporter, stop)
         windows = repeat_window(windows, len(names)) if names else windows
         steering = steering.repeated(len(windows.length)) if steering else None
         dreams = dream(
@@ -84,7 +84,7 @@ def imagine(request: ImagineRequest, reporter: Reporter) -> Result:
             names=names,
         )
         if dreams.moments < request.context + horizon:
-            reporter.note(f"episodes end early: {dreams.moments - dreams.context} of {horizon} steps are dreamt")
+            reporter.note(_short(dreams, horizon))
         title = film_title(loaded.cfg.env.id, loaded.step, request.mode)
         with reporter.progress("drawing", dreams.moments) as task:
 
@@ -102,6 +102,7 @@ def imagine(request: ImagineRequest, reporter: Reporter) -> Result:
         "source": str(request.source),
         "context": request.context,
         "horizon": horizon,
+        "dreamt": dreams.moments - dreams.context,
         "samples": dreams.samples,
         "seed": seed,
     }
@@ -131,6 +132,14 @@ def imagine(request: ImagineRequest, reporter: Reporter) -> Result:
     return Result(json, written)
 
 
+def _short(dreams: Dreams, horizon: int) -> str:
+    """Why less was dreamt than was asked for."""
+    steps = f"{dreams.moments - dreams.context} of {horizon} steps are dreamt"
+    if dreams.mode == "openloop":
+        return f"{steps}: the longest episode has {dreams.moments} records. A smaller --context leaves more of it."
+    return f"{steps}: after that the model thinks every episode over."
+
+
 def _branches(dreams: Dreams, spec: EnvSpec) -> list[dict[str, Any]]:
     """What each branch began with, and what it promises."""
     return [
@@ -155,6 +164,9 @@ def check(request: ImagineRequest) -> None:
             raise UsageError(f"{name} is {str(path)!r}.", hint=f"The name must end in {suffix}.")
     if request.out is not None:
         check_format(request.out)
+    written = [path.resolve() for path in (request.out, request.metrics, request.plot) if path is not None]
+    if len(set(written)) < len(written):
+        raise UsageError("--out, --metrics and --plot need different names.")
     if request.actions is not None and request.actions.suffix not in (".json", ".npz"):
         raise UsageError(f"--actions is {str(request.actions)!r}.", hint="The name must end in .json or .npz.")
     mode = request.mode
@@ -162,6 +174,8 @@ def check(request: ImagineRequest) -> None:
         raise UsageError("--mode actions and --actions FILE belong together.")
     if mode != "branches" and (request.branch or request.layout != "grid"):
         raise UsageError("--branch and --layout belong to --mode branches.")
+    if mode == "branches" and request.samples is not None:
+        raise UsageError("Branches grow from one moment, so --samples has no meaning.", hint="--branch policy,policy")
     if mode == "openloop" and request.source == "prior":
         raise UsageError(
             "A dream from the prior alone has no true actions.", hint="--mode policy, actions or branches."
@@ -169,27 +183,28 @@ def check(request: ImagineRequest) -> None:
 
 
 def steer(
-    request: ImagineRequest, spec: EnvSpec, seed: int
-) -> tuple[ImagineRequest, int, Steering | None, tuple[str, ...]]:
-    """Who acts, where it is neither the truth nor the agent: the request as it can be done, the horizon, actions, names
-    of dreams.
+    request: ImagineRequest, spec: EnvSpec, seed: int, reporter: Reporter
+) -> tuple[int, int, Steering | None, tuple[str, ...]]:
+    """How many contexts, the horizon; who acts, where it is neither the truth nor the agent; names of the dreams.
 
     Raises:
         UsageError: a word means nothing. StateError: the file of actions cannot be used.
     """
+    samples, horizon = request.samples or SAMPLES, request.horizon or HORIZON
     if request.mode == "actions":
         assert request.actions is not None
         steering = read_actions(request.actions, spec)
         most = int(steering.until.max()) + (request.context == 0)
-        return request, min(request.horizon or most, most), steering, ()
-    horizon = request.horizon or HORIZON
+        if request.horizon is not None and request.horizon > most:
+            reporter.note(f"{request.actions} has {steering.until.max()} actions, for {most} steps")
+        return samples, min(request.horizon or most, most), steering, ()
     if request.mode == "branches":
         chance = RandomDriver(spec, {}, derive_seed(seed, "branches"))
         words = request.branch or (POLICY,) * 4
         moments = request.context + horizon - max(0, request.context - 1)
         steering, names = parse_branches(words, spec, moments, chance.actions)
-        return replace(request, samples=1), horizon, steering, tuple(names)
-    return request, horizon, None, ()
+        return 1, horizon, steering, tuple(names)
+    return samples, horizon, None, ()
 
 
 def film_title(env_id: str | None, step: int, mode: DreamMode) -> str:
@@ -198,7 +213,13 @@ def film_title(env_id: str | None, step: int, mode: DreamMode) -> str:
 
 
 def find_windows(
-    loaded: LoadedRun, request: ImagineRequest, horizon: int, seed: int, reporter: Reporter, stop: StopSignal
+    loaded: LoadedRun,
+    request: ImagineRequest,
+    samples: int,
+    horizon: int,
+    seed: int,
+    reporter: Reporter,
+    stop: StopSignal,
 ) -> Windows:
     """Real records: the agent plays its environment, or the run's replay is read.
 
@@ -207,20 +228,18 @@ def find_windows(
         EnvError: the environment cannot be played.
     """
     if request.source == "prior":
-        return no_windows(loaded.agent, request.samples)
+        return no_windows(loaded.agent, samples)
     rng = np.random.default_rng(derive_seed(seed, "windows"))
     need = request.context + (request.mode == "openloop")
     length = request.context + (horizon if request.mode == "openloop" else 0)
     if isinstance(request.source, Path):
-        stretches = file_stretches(request.source, loaded.spec, request.samples, length)
+        stretches = file_stretches(request.source, loaded.spec, samples, length)
         return _enough(stretches, need, "stretches of the file", reporter)
     if request.source == "replay":
         checkpoint = Checkpoints(loaded.run.checkpoints, warn=reporter.warn).load(loaded.path, only=[REPLAY])
         tree = checkpoint.trees[REPLAY]
-        stretches = replay_stretches(
-            loaded.run.replay, tree, loaded.spec, request.samples, length, need, rng, reporter.warn
-        )
-        if len(stretches) < request.samples:
+        stretches = replay_stretches(loaded.run.replay, tree, loaded.spec, samples, length, need, rng, reporter.warn)
+        if len(stretches) < samples:
             reporter.warn(f"the replay holds only {len(stretches)} stretches that do not overlap")
         return stack_windows(stretches)
     driver = AgentDriver(
@@ -230,13 +249,13 @@ def find_windows(
         acts_in_bf16(loaded.cfg, loaded.device),
     )
     seed = derive_seed(seed, "imagine")
-    with VectorEnv(loaded.cfg.env, request.samples, seed, check_stop=stop.check, warn=reporter.warn) as envs:
+    with VectorEnv(loaded.cfg.env, samples, seed, check_stop=stop.check, warn=reporter.warn) as envs:
         loaded.require_same_spaces(envs.spec, str(loaded.cfg.env.id))
         with reporter.progress("playing") as task:
 
             def progress() -> None:
                 stop.check()
-                task.advance(request.samples)
+                task.advance(samples)
 
             stretches = play_stretches(envs, driver, length, progress)
     return _enough(stretches, need, "episodes", reporter)

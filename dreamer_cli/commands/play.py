@@ -16,7 +16,7 @@ from dreamer_cli.commands.evaluate import env_to_play
 from dreamer_cli.commands.imagine import write_json
 from dreamer_cli.dream import Stretch, require_decoder
 from dreamer_cli.envs.vector import VectorEnv
-from dreamer_cli.errors import EnvError, StateError
+from dreamer_cli.errors import EnvError, Interrupted, StateError
 from dreamer_cli.player import Player
 from dreamer_cli.reality import replay_stretches
 from dreamer_cli.report import Reporter, Result
@@ -66,8 +66,13 @@ def play(request: PlayRequest, reporter: Reporter) -> Result:
                         webbrowser.open(address)
 
                 asyncio.run(open_server(player, request.port, title, stop).serve(ready))
+        if stop.requested == "interrupted":
+            for path in player.kept:
+                reporter.say(Text(str(path)))
+            raise Interrupted("Ended by Ctrl-C.", hint="Only what was kept (K, V) is there.")
         stop.check()
-    return Result({"run": str(loaded.run.path), "checkpoint_step": loaded.step, "env": cfg.id})
+    kept = [str(path) for path in player.kept]
+    return Result({"run": str(loaded.run.path), "checkpoint_step": loaded.step, "env": cfg.id, "kept": kept}, kept)
 
 
 def _server() -> Any:

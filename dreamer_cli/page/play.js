@@ -3,7 +3,7 @@
 
 const $ = (id) => document.getElementById(id);
 const VIEWS = ["both", "game", "dream"];
-const NAMES = { reward: "reward", value: "value", cont: "goes on", entropy: "entropy" };
+const NAMES = { entropy: "entropy of the guess, nats" };
 let socket, layout, now, sliders = {}, selectors = {}, held = new Set(), pushed = null;
 
 function order(name, more = {}) {
@@ -116,8 +116,9 @@ function show(buffer) {
   $("dream").hidden = !(both || now.view === "dream") || !there.dream;
   $("game").classList.toggle("over", now.over || !now.has_game);
   $("dream").classList.toggle("over", now.dream_over);
-  $("game-note").textContent = now.over ? "· over" : now.has_game ? `· return ${number(now.returns.game)}` : "· not there";
-  $("dream-note").textContent = now.dream_over ? "· over" : `· return ${number(now.returns.dream)}`;
+  const told = (name, over) => `· return ${number(now.returns[name])}${over ? " · over" : ""}`;
+  $("game-note").textContent = now.has_game ? told("game", now.over) : "· not there";
+  $("dream-note").textContent = told("dream", now.dream_over);
   $("timeline").max = now.length - 1;
   $("timeline").value = now.at;
   $("moment").textContent = `moment ${now.at} of ${now.length - 1}, line ${now.line + 1} of ${now.lines}`;
@@ -135,7 +136,7 @@ function show(buffer) {
     const done = JSON.stringify(now.action);
     button.classList.toggle("on", done !== "null" && (done === button.dataset.action || now.action === button.dataset.label));
   }
-  vectors(now.vectors);
+  vectors(now.vectors, there);
   for (const name of layout.numbers) curve(name);
 }
 
@@ -160,10 +161,12 @@ function number(value) {
   return Math.abs(value) < 100 ? value.toFixed(2).replace(/^-0.00$/, "0.00") : value.toPrecision(4);
 }
 
-function vectors(rows) {
+function vectors(rows, there) {
   const wanted = rows.flatMap((row) => row.dream.map((dream, i) => ({
     name: row.dream.length > 1 ? `${row.key}[${i}]` : row.key, dream, truth: row.truth ? row.truth[i] : null,
   })));
+  $("vectors-key").hidden = !wanted.length;
+  $("vectors-dream").textContent = there.dream ? "" : ` · return ${number(now.returns.dream)}${now.dream_over ? " · over" : ""}`;
   const place = $("vectors");
   while (place.children.length > wanted.length) place.lastChild.remove();
   while (place.children.length < wanted.length) {
@@ -261,6 +264,7 @@ const PRESSED = {
   KeyB: () => order("line", { by: 1 }),
   KeyR: () => order("restart"),
   KeyJ: () => order("replayed"),
+  KeyO: () => order("nothing"),
   KeyK: () => order("save", { what: "actions" }),
   KeyV: () => order("save", { what: "film" }),
   Comma: () => order("go", { by: -1 }),
@@ -296,7 +300,7 @@ $("wake").onclick = PRESSED.KeyL;
 $("line").onclick = PRESSED.KeyB;
 $("restart").onclick = PRESSED.KeyR;
 $("replayed").onclick = PRESSED.KeyJ;
-$("nothing").onclick = () => order("nothing");
+$("nothing").onclick = PRESSED.KeyO;
 $("save-actions").onclick = PRESSED.KeyK;
 $("save-film").onclick = PRESSED.KeyV;
 // The arrows steer again once a slider is let go.

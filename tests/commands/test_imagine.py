@@ -33,7 +33,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def ask(run: Path, **options: Any) -> Result:
     """One call, on the CPU, with small numbers unless said otherwise."""
-    small = {"context": 3, "horizon": 6, "samples": 2, "device": "cpu"}
+    small = {"context": 3, "horizon": 6, "device": "cpu"} | (
+        {} if options.get("mode") == "branches" else {"samples": 2}
+    )
     return imagine(ImagineRequest(run=str(run), **{**small, **options}), Reporter(quiet=True))
 
 
@@ -136,6 +138,11 @@ def test_branches_say_what_they_promise(run, tmp_path):
     assert Image.open(tmp_path / "b.png").size == (result.json["width"], result.json["height"])
 
 
+def test_two_files_of_one_name_are_refused(run, tmp_path):
+    with pytest.raises(UsageError, match="different names"):
+        ask(run, out=tmp_path / "x.png", plot=tmp_path / "." / "x.png")
+
+
 def test_a_dream_from_the_prior_alone_plays_nothing(run, tmp_path, monkeypatch):
     monkeypatch.setattr("dreamer_cli.commands.imagine.VectorEnv", None)
     result = ask(run, out=tmp_path / "prior.npz", mode="policy", source="prior")
@@ -193,6 +200,7 @@ def test_horizon_beyond_the_episode(run, tmp_path):
         ({"mode": "branches", "branch": ("noop",)}, UsageError, "0 to 1"),
         ({"mode": "branches", "layout": "tree"}, UsageError, "grid"),
         ({"mode": "actions", "actions": Path("a.txt")}, UsageError, ".json"),
+        ({"mode": "branches", "samples": 3}, UsageError, "--branch"),
     ],
 )
 def test_refusals_say_what_to_do(run, options, kind, says):

@@ -179,7 +179,7 @@ async def drive_catch(page: Page, run: Path, pictures: Path) -> Path:
     await page.until("now.said.startsWith('A recorded moment') && !now.has_game")
     await page.key("KeyN")
     await at(page, 1)
-    await page.pointer("#nothing")
+    await page.key("KeyO")
     await page.until("now.said.startsWith('From nothing')")
     await page.screenshot(pictures / "nothing.png")
     assert await page.value("document.getElementById('game').hidden")
@@ -279,7 +279,7 @@ def test_in_a_terminal(runs):
         os.write(terminal, b"\x1b[5~\x1bOP.")  # PageUp and F1 do nothing
         terminal_says(terminal, "moment 2 of 2")
         os.write(terminal, b"\x03")
-        terminal_says(terminal, "stopped by Ctrl-C")
+        terminal_says(terminal, "Ended by Ctrl-C")
         assert termios.tcgetattr(terminal)[3] & termios.ICANON
         end = time.monotonic() + 20
         while not (ended := os.waitpid(child, os.WNOHANG))[0]:
