@@ -3,7 +3,7 @@
 
 const $ = (id) => document.getElementById(id);
 const VIEWS = ["both", "game", "dream"];
-const NAMES = { entropy: "entropy of the guess, nats" };
+const NAMES = { entropy: "entropy, nats" };
 let socket, layout, now, sliders = {}, selectors = {}, held = new Set(), pushed = null;
 
 function order(name, more = {}) {
