@@ -290,6 +290,7 @@ def wait_for_checkpoint(run: Path, process: subprocess.Popen, beyond: int) -> in
     raise AssertionError(f"no checkpoint beyond {beyond}: {process.communicate()}")
 
 
+@pytest.mark.extended
 def test_killed_preempted_and_continued(tmp_path):
     """kill -9, then SIGTERM, then on to the end: nothing is lost, and every exit code is right."""
     run = tmp_path / "run"

@@ -87,6 +87,7 @@ def test_it_repeats_itself_in_processes_too_and_profiled(tmp_path, overlapped):
     assert sum(seconds.values()) > 0
 
 
+@pytest.mark.extended
 def test_a_stop_in_the_middle_of_a_round_changes_nothing(tmp_path, monkeypatch):
     """The updates that are owed come before what the environments answer, as they would have."""
     argv = ["-e", toy("Timeline"), "-p", "debug", "-q", "-s", "run.train_ratio=32", *OVERLAP, "--steps", "18"]

@@ -301,6 +301,7 @@ def test_a_full_disk_loses_nothing(tmp_path):
     assert_same_future(untouched, resumed)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("most_small", [64, 1])
 def test_a_crash_at_any_moment_leaves_a_checkpoint_whose_replay_is_whole(tmp_path, monkeypatch, most_small):
     """Chunks are safe before a checkpoint names them, and stay until no checkpoint does; joining them, too."""
