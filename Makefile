@@ -47,7 +47,7 @@ check: setup-dev  ## lint, format, types, and that imports point only downwards
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_layout.py tests/test_docs.py -k "layout or downwards or ring or executed"
 
-test: setup-dev  ## the default tests (about 5 minutes on 2 cores)
+test: setup-dev  ## the default tests (meant to stay under 4 minutes on 2 cores)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 extended: setup-dev  ## crash tests, suites, long round trips (under 25 minutes)
